@@ -1,0 +1,1 @@
+"""Figures about an adapter: pure functions from measurements to statistics."""

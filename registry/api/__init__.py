@@ -1,0 +1,1 @@
+"""The HTTP API: one router file per noun, every route with its permission."""

@@ -1,0 +1,36 @@
+"""Record runs: what was asked of a stage, where it ran, how it ended. A failed run stays on record; it never makes a version."""
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from registry import events
+from registry.manifest import digest
+from registry.models import Advisor, Run
+
+MAX_ERROR = 4000  # characters of an error kept with its run
+
+
+def start(session: Session, advisor: Advisor, kind: str, spec: dict[str, Any], *, actor: str) -> Run:
+    """Record that a run begins."""
+    run = Run(
+        advisor_id=advisor.id, kind=kind, state="running", spec=spec, spec_digest=digest(spec), started_at=events.now(), created_by=actor
+    )
+    session.add(run)
+    session.flush()
+    return run
+
+
+def succeed(session: Session, run_id: int, *, environment: dict[str, Any], timings: dict[str, Any], metrics: dict[str, Any]) -> Run:
+    """Record how a run went."""
+    run = session.get_one(Run, run_id)
+    run.state, run.environment, run.timings, run.metrics, run.finished_at = "succeeded", environment, timings, metrics, events.now()
+    session.flush()
+    return run
+
+
+def fail(session: Session, run_id: int, error: str) -> None:
+    """Record why a run ended without a result."""
+    run = session.get_one(Run, run_id)
+    run.state, run.error, run.finished_at = "failed", error[:MAX_ERROR], events.now()
+    session.flush()

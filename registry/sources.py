@@ -1,0 +1,150 @@
+"""Register and fetch sources: one row per work, known by every identifier it was ever given; and the documents that were read of it.
+
+A source is never deleted and its key never changes, because examples' digests cover it. A richer citation may fill a bare one; it never replaces a
+title that is already there. Withdrawing a source is an event; the versions that rest on it stay on record and stop being served.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Select, exists, select
+from sqlalchemy.orm import Session
+
+from registry import events
+from registry.errors import NotFound
+from registry.identifiers import identify
+from registry.imports import DocumentDraft, SourceDraft
+from registry.manifest import digest
+from registry.models import AdapterVersion, DatasetExample, Document, ExampleSource, Source, SourceKey
+from registry.refs import clean_text
+
+T = TypeVar("T")
+_CHUNK = 500  # SQLite and Postgres both take far more bind parameters; this keeps single statements readable in a log
+
+
+def chunks(items: Sequence[T], size: int = _CHUNK) -> Iterator[Sequence[T]]:
+    """Slices of at most `size`, in order."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def by_keys(session: Session, keys: Iterable[str]) -> dict[str, Source]:
+    """The sources known by these keys, any of their identifiers."""
+    found: dict[str, Source] = {}
+    for part in chunks(sorted(set(keys))):
+        for key, source in session.execute(
+            select(SourceKey.key, Source).join(Source, Source.id == SourceKey.source_id).where(SourceKey.key.in_(part))
+        ):
+            found[key] = source
+    return found
+
+
+def ensure(session: Session, drafts: Sequence[SourceDraft]) -> dict[str, Source]:
+    """Find or create a source for every draft; returns them by every key the drafts name. Existing citations are only ever filled in."""
+    events.head(session, lock=True)  # two imports that both create the same source would otherwise collide
+    known = by_keys(session, (i.key for draft in drafts for i in draft.identifiers))
+    for draft in drafts:
+        source = next((known[i.key] for i in draft.identifiers if i.key in known), None)
+        if source is None:
+            source = _new(draft)
+            session.add(source)
+            session.flush()
+        else:
+            _fill(source, draft)
+        for identifier in draft.identifiers:
+            if identifier.key not in known:
+                session.add(SourceKey(key=identifier.key, source_id=source.id))
+                known[identifier.key] = source
+    session.flush()
+    return known
+
+
+def _new(draft: SourceDraft) -> Source:
+    main = draft.identifiers[0]
+    doi = next((i.doi for i in draft.identifiers if i.doi), None)
+    # A page's own URL is the better link for a reader than the DOI's redirect.
+    page = next((i.url for i in draft.identifiers if not i.doi), main.url)
+    return Source(
+        key=main.key, url=page, doi=doi, csl=draft.csl, class_=draft.class_, review_status=draft.review_status, created_at=events.now()
+    )
+
+
+def _fill(source: Source, draft: SourceDraft) -> None:
+    if draft.csl.get("title") and not source.csl.get("title"):
+        source.csl = draft.csl
+    if source.class_ == "unclassified":
+        source.class_ = draft.class_
+    if source.review_status == "unknown":
+        source.review_status = draft.review_status
+    if source.doi is None:
+        source.doi = next((i.doi for i in draft.identifiers if i.doi), None)
+
+
+def document_identity(draft: DocumentDraft) -> str:
+    """What makes two readings of a source the same document: extent, bytes and time of reading."""
+    moment = draft.retrieved_at.isoformat() if draft.retrieved_at else None
+    return digest({"extent": draft.extent, "retrieved_at": moment, "sha256": draft.sha256})
+
+
+def ensure_documents(session: Session, wanted: Iterable[tuple[Source, DocumentDraft]]) -> dict[tuple[int, str], Document]:
+    """Find or create the documents; returns them by (source id, document identity)."""
+    drafts = {(source.id, document_identity(draft)): draft for source, draft in wanted}
+    found: dict[tuple[int, str], Document] = {}
+    for part in chunks(sorted({source_id for source_id, _ in drafts})):
+        for document in session.scalars(select(Document).where(Document.source_id.in_(part))):
+            found[document.source_id, document.identity] = document
+    new = {
+        key: Document(source_id=key[0], identity=key[1], extent=draft.extent, retrieved_at=draft.retrieved_at, sha256=draft.sha256)
+        for key, draft in drafts.items()
+        if key not in found
+    }
+    session.add_all(new.values())
+    session.flush()
+    return found | new
+
+
+def get(session: Session, name: str) -> Source:
+    """The source known by a URL, a DOI or src_<number>; NotFound otherwise."""
+    if name.startswith("src_") and name[4:].isdecimal() and len(name) < 20:
+        source = session.get(Source, int(name[4:]))
+    else:
+        source = by_keys(session, [identify(name).key]).get(identify(name).key)
+    if source is None:
+        raise NotFound(f"No source is known as {name[:200]!a}.", hint="List an advisor's sources: registry sources ADVISOR")
+    return source
+
+
+def source_id(source: Source) -> str:
+    """The public id of a source, such as src_12."""
+    return f"src_{source.id}"
+
+
+def title_of(source: Source) -> str:
+    """The source's title, or its URL where none was recorded."""
+    title = source.csl.get("title")
+    return str(title) if title else (source.url or source.key)
+
+
+def trained_on(dataset_id: Any) -> Select[int]:
+    """A query for the ids of the documents that the *training* pairs of a dataset rest on."""
+    return (
+        select(ExampleSource.document_id)
+        .join(DatasetExample, DatasetExample.example_id == ExampleSource.example_id)
+        .where(DatasetExample.dataset_id == dataset_id, DatasetExample.split == "train")
+    )
+
+
+def under_version(session: Session, version: AdapterVersion) -> list[Source]:
+    """The sources that a version's training pairs rest on, by key. One statement."""
+    read = exists().where(Document.source_id == Source.id, Document.id.in_(trained_on(version.dataset_id)))
+    return list(session.scalars(select(Source).where(read).order_by(Source.key)))
+
+
+def withdraw(session: Session, source: Source, *, actor: str, reason: str) -> None:
+    """Mark a source as withdrawn: cards say so at once and versions that rest on it are withheld. Doing it twice changes nothing."""
+    if source.withdrawn_at is not None:
+        return
+    source.withdrawn_at = events.now()
+    source.withdrawn_reason = clean_text(reason, "A reason")
+    session.flush()
+    events.append(session, "source:withdrawn", actor, {"source": source_id(source), "key": source.key, "reason": source.withdrawn_reason})

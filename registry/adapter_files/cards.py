@@ -36,7 +36,8 @@ _FUSED = frozenset({"phi3"})
 # What transformers 5.23 takes where config.json leaves num_key_value_heads out; llama and phi3 take the number of heads, as all do for null.
 _KV_HEADS_IF_LEFT_OUT = {"mistral": 8, "qwen2": 32}
 # Far above any model there is (Llama 3.1 405B: 16,384 wide, 53,248 in the MLP, 126 layers); keeps nonsense out of the arithmetic.
-_LARGEST = 1_000_000
+_WIDEST = 1_000_000
+_DEEPEST = 1000  # layout.py reads layer numbers of up to three digits
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def base_card_from_config(config: Mapping[str, Any], repo: str, revision: str | 
     head = _head_size(config, hidden, heads, repo)
     queries, keys = heads * head, _kv_heads(config, kind, heads, repo) * head
     shapes = _fused(hidden, intermediate, queries, keys) if kind in _FUSED else _separate(hidden, intermediate, queries, keys)
-    return BaseCard(repo, revision, shapes, _size(config, "num_hidden_layers", repo))
+    return BaseCard(repo, revision, shapes, _size(config, "num_hidden_layers", repo, _DEEPEST))
 
 
 def _separate(hidden: int, intermediate: int, queries: int, keys: int) -> dict[str, tuple[int, int]]:
@@ -101,11 +102,11 @@ def _fused(hidden: int, intermediate: int, queries: int, keys: int) -> dict[str,
     }
 
 
-def _size(config: Mapping[str, Any], key: str, repo: str) -> int:
+def _size(config: Mapping[str, Any], key: str, repo: str, largest: int = _WIDEST) -> int:
     value = config.get(key)
-    if type(value) is not int or not 1 <= value <= _LARGEST:
+    if type(value) is not int or not 1 <= value <= largest:
         raise Invalid(
-            f"The config.json of {shown(repo)}: expected {key} to be a whole number from 1 to {_LARGEST}, found {shown(value)}.",
+            f"The config.json of {shown(repo)}: expected {key} to be a whole number from 1 to {largest}, found {shown(value)}.",
             hint="Take config.json from the base's own repository, unchanged.",
         )
     return value

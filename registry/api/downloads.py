@@ -333,7 +333,7 @@ class ZeroCopy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Offer the extension where it works."""
-        cycle = getattr(send, "__self__", None)
+        cycle: Any = getattr(send, "__self__", None)
         if scope["type"] != "http" or not _can_sendfile(cycle):
             await self._app(scope, receive, send)
             return

@@ -41,7 +41,10 @@ def _doi_in(value: str) -> str | None:
     """The lower-cased DOI in a bare DOI, doi:..., or a doi.org URL; None in anything else."""
     bare = re.sub(r"^doi:\s*", "", value, flags=re.IGNORECASE)
     if "://" in bare:
-        parts = urlsplit(bare)
+        try:
+            parts = urlsplit(bare)
+        except ValueError:
+            return None
         if (parts.hostname or "").lower() not in _DOI_HOSTS:
             return None
         bare = unquote(parts.path.lstrip("/"))
@@ -68,10 +71,20 @@ def canonical_url(value: str) -> str:
         raise Invalid("A source's URL may not hold a user name or a password.", hint="Remove the part before '@'.")
     if port == 0:
         raise Invalid(f"A source's URL names port 0: {value[:120]!a}.")
-    try:
-        cleaned = url_normalize(value.partition("#")[0], filter_params=False)
-    except (ValueError, UnicodeError):
-        raise Invalid(f"A source is named by an http(s) URL or a DOI; {value[:120]!a} is not a valid URL.") from None
-    if not cleaned:
-        raise Invalid(f"A source is named by an http(s) URL or a DOI; found {value[:120]!a}.")
-    return str(cleaned)
+    return _normalised(value.partition("#")[0], value)
+
+
+def _normalised(url: str, shown: str) -> str:
+    """RFC 3986 normalisation, until nothing changes any more: one pass can uncover what the next one changes. Raises Invalid."""
+    for _ in range(5):
+        try:
+            cleaned = url_normalize(url, filter_params=False)
+            host = urlsplit(cleaned or "").hostname
+        except (ValueError, UnicodeError):
+            break
+        if not cleaned or not host or _FORBIDDEN.search(cleaned):
+            break
+        if cleaned == url:
+            return cleaned
+        url = cleaned
+    raise Invalid(f"A source is named by an http(s) URL or a DOI; {shown[:120]!a} is not a valid URL.")

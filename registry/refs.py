@@ -65,7 +65,7 @@ def check_slug(value: str, what: str = "advisor") -> str:
 def check_alias(value: str) -> str:
     """Return `value` if it may name an alias (live, candidate, any slug that is no number)."""
     check_slug(value, "alias")
-    if value in RESERVED_ALIASES or _NUMBER.fullmatch(value):
+    if value in RESERVED_ALIASES or value.isdecimal():
         raise Invalid(
             f"'{value}' cannot name an alias: numbers and {', '.join(sorted(RESERVED_ALIASES))} are reserved.",
             hint="Use live, candidate or another word.",

@@ -15,7 +15,7 @@ _LONGEST = 120
 _repr = reprlib.Repr()
 _repr.maxlevel = 2
 _repr.maxlist = _repr.maxdict = 4
-_repr.maxstring = _repr.maxother = _repr.maxlong = 60
+_repr.maxstring = _repr.maxother = _repr.maxlong = 100  # a tensor's name has 60 to 70 characters
 
 
 def shown(value: object) -> str:

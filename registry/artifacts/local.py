@@ -80,13 +80,12 @@ class LocalStore(ArtifactStore):
                     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=shard)
             except FileNotFoundError:
                 raise NotFound(f"{digest} is not in the artifact store at {self.location}.") from None
-        file = io.FileIO(fd)
         try:
             found = os.fstat(fd)
             self._require_file(found, digest)
-            return _LocalReader(file, found.st_size, start, length)
+            return _LocalReader(fd, found.st_size, start, length)
         except BaseException:
-            file.close()
+            os.close(fd)
             raise
 
     def presign(self, digest: str, serve_as: ServeAs, lifetime: int = 0) -> str | None:  # noqa: ARG002 - the protocol's names
@@ -163,10 +162,10 @@ class _SpoolFile:
 class _LocalReader:
     """A range of a local file; reads by position, so the descriptor can be sent from at the same time."""
 
-    def __init__(self, file: io.FileIO, size: int, start: int, length: int | None) -> None:
+    def __init__(self, fd: int, size: int, start: int, length: int | None) -> None:
         if start < 0 or (start and start >= size):
             raise Invalid(f"A range must start inside the blob's {size} bytes; found {start}.")
-        self._file = file
+        self._file = io.FileIO(fd)
         self._size = size
         self._position = start
         self._end = size if length is None else min(size, start + max(0, length))

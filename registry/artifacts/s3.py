@@ -189,6 +189,7 @@ class _Upload:
                 UploadId=self._upload,
                 PartNumber=number,
                 Body=bytes(self._buffer),
+                ChecksumAlgorithm="SHA256",
                 ChecksumSHA256=checksum,
             )
         self._parts.append({"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": checksum})
@@ -199,6 +200,7 @@ class _Upload:
             Bucket=self._bucket,
             Key=self._key,
             Body=bytes(self._buffer),
+            ChecksumAlgorithm="SHA256",
             ChecksumSHA256=_checksum(self._buffer),
             IfNoneMatch="*",
             ContentType="application/octet-stream",
@@ -338,7 +340,8 @@ def _connect(endpoint: str | None, region: str | None) -> "S3Client":
     from botocore.config import Config
 
     with _speaking("S3"):
-        return boto3.client(
+        # A session of its own: the shared default one is not thread-safe, and keeps credentials that have changed since.
+        return boto3.Session().client(
             "s3",
             endpoint_url=endpoint,
             region_name=region,

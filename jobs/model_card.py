@@ -58,7 +58,7 @@ def _origins(session: Session, dataset: Dataset) -> str:
         .join(DatasetExample, DatasetExample.example_id == Example.id)
         .where(DatasetExample.dataset_id == dataset.id, DatasetExample.split == "train")
         .group_by(Example.origin, Example.generator)
-    ).tuples()
+    )
     counts = Counter({(f"{origin} by {_plain(generator)}" if generator else f"{origin}"): n for origin, generator, n in rows})
     return ", ".join(f"{n} {words}" for words, n in sorted(counts.items()))
 
@@ -74,7 +74,7 @@ def _sources(session: Session, dataset: Dataset) -> list[str]:
             .group_by(Source.id)
             .order_by(func.count(ExampleSource.example_id.distinct()).desc(), Source.key)
         )
-        .tuples()
+
         .all()
     )
     lines = [f"- {_plain(sources.title_of(source))} <{source.url}> ({pairs} examples)" for source, pairs in rows[:MAX_LISTED]]

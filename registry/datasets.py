@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from registry import events, personas, sources
@@ -100,11 +100,11 @@ def register(
     )
     session.add(dataset)
     session.flush()
-    session.add_all(
-        DatasetExample(dataset_id=dataset.id, position=i, example_id=ids[item.sha256], split="heldout" if aside[i] else "train")
+    places = [
+        {"dataset_id": dataset.id, "position": i, "example_id": ids[item.sha256], "split": "heldout" if aside[i] else "train"}
         for i, item in enumerate(unique)
-    )
-    session.flush()
+    ]
+    session.execute(insert(DatasetExample), places)
     events.append(session, "dataset:imported", actor, {"sha256": sha256, "examples": len(unique), "heldout": sum(aside)}, advisor)
     return Imported(dataset, created=True, duplicates=duplicates, notes=draft.notes)
 
@@ -155,32 +155,39 @@ def _resolve(
 
 
 def _store_examples(session: Session, unique: Sequence[_Resolved]) -> dict[str, int]:
-    """Ids by digest, creating the examples that are new."""
-    ids: dict[str, int] = {}
-    for part in sources.chunks([item.sha256 for item in unique]):
-        ids.update(session.execute(select(Example.sha256, Example.id).where(Example.sha256.in_(part))).tuples().all())
+    """Ids by digest, creating the examples that are new. Bulk inserts without RETURNING: SQLite would send one statement a row otherwise."""
+    ids = _example_ids(session, unique)
     new = [item for item in unique if item.sha256 not in ids]
-    rows = [
-        Example(
-            sha256=item.sha256,
-            messages=[{"role": role, "content": content} for role, content in item.draft.messages],
-            category=item.draft.category,
-            origin=item.draft.origin,
-            generator=item.draft.generator,
-            author=item.draft.author,
-            read_by_people=item.draft.read_by_people,
-        )
-        for item in new
-    ]
-    session.add_all(rows)
-    session.flush()
-    session.add_all(
-        ExampleSource(example_id=row.id, document_id=document.id, role=role)
-        for row, item in zip(rows, new, strict=True)
-        for document, role in item.rests_on
-    )
-    session.flush()
-    return ids | {row.sha256: row.id for row in rows}
+    if new:
+        session.execute(insert(Example), [_example_row(item) for item in new])
+        made = _example_ids(session, new)
+        ids |= made
+        links = [
+            {"example_id": made[item.sha256], "document_id": document.id, "role": role} for item in new for document, role in item.rests_on
+        ]
+        if links:
+            session.execute(insert(ExampleSource), links)
+    return ids
+
+
+def _example_ids(session: Session, items: Sequence[_Resolved]) -> dict[str, int]:
+    ids: dict[str, int] = {}
+    for part in sources.chunks([item.sha256 for item in items]):
+        ids.update(session.execute(select(Example.sha256, Example.id).where(Example.sha256.in_(part))).all())
+    return ids
+
+
+def _example_row(item: _Resolved) -> dict[str, Any]:
+    draft = item.draft
+    return {
+        "sha256": item.sha256,
+        "messages": [{"role": role, "content": content} for role, content in draft.messages],
+        "category": draft.category,
+        "origin": draft.origin,
+        "generator": draft.generator,
+        "author": draft.author,
+        "read_by_people": draft.read_by_people,
+    }
 
 
 def latest(session: Session, advisor: Advisor) -> Dataset:
@@ -218,7 +225,7 @@ def page(session: Session, advisor: Advisor, *, after: int = 0, limit: int = 50)
 def examples(session: Session, dataset: Dataset, *, after: int = -1, limit: int = 200) -> list[tuple[DatasetExample, Example]]:
     """The examples by position, from the one after position `after`."""
     query = select(DatasetExample, Example).join(Example).where(DatasetExample.dataset_id == dataset.id, DatasetExample.position > after)
-    return [(place, example) for place, example in session.execute(query.order_by(DatasetExample.position).limit(limit)).tuples()]
+    return [(place, example) for place, example in session.execute(query.order_by(DatasetExample.position).limit(limit))]
 
 
 def all_examples(session: Session, dataset: Dataset, *, batch: int = 1000) -> Iterator[tuple[DatasetExample, Example]]:
@@ -243,17 +250,13 @@ class Summary:
 def summary(session: Session, dataset: Dataset) -> Summary:
     """Counts by category and origin, distinct sources by class, pairs that name no source."""
     member = select(DatasetExample.example_id).where(DatasetExample.dataset_id == dataset.id)
-    by_class = (
-        session.execute(
-            select(Source.class_, func.count(Source.id.distinct()))
-            .join(Document, Document.source_id == Source.id)
-            .join(ExampleSource, ExampleSource.document_id == Document.id)
-            .where(ExampleSource.example_id.in_(member))
-            .group_by(Source.class_)
-        )
-        .tuples()
-        .all()
-    )
+    by_class = session.execute(
+        select(Source.class_, func.count(Source.id.distinct()))
+        .join(Document, Document.source_id == Source.id)
+        .join(ExampleSource, ExampleSource.document_id == Document.id)
+        .where(ExampleSource.example_id.in_(member))
+        .group_by(Source.class_)
+    ).all()
     tied = session.scalar(select(func.count(ExampleSource.example_id.distinct())).where(ExampleSource.example_id.in_(member))) or 0
     categories: Counter[str] = Counter()
     origins: Counter[str] = Counter()

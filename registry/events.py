@@ -50,7 +50,7 @@ def append(session: Session, tag: str, actor: str, body: dict[str, Any], advisor
         hash=_hash(last.seq + 1, at, actor, tag, advisor.slug if advisor else None, body, last.hash),
     )
     session.add(event)
-    session.flush([event])
+    session.flush()
     session.execute(update(ChainHead).where(ChainHead.id == 1).values(seq=event.seq, hash=event.hash))
     return event
 

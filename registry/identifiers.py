@@ -6,7 +6,7 @@ kept, because dropping parameters can turn one page into another. Nothing here i
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from url_normalize import url_normalize
 
@@ -32,7 +32,8 @@ def identify(text: str) -> Identifier:
     value = text.strip()
     doi = _doi_in(value)
     if doi is not None:
-        return Identifier(key=f"doi:{doi}", url=f"https://doi.org/{doi}", doi=doi)
+        # Encoded as the DOI Handbook asks (3.8.2.2): a DOI may hold '?', '#' and '%', which mean something else in a URL.
+        return Identifier(key=f"doi:{doi}", url="https://doi.org/" + quote(doi, safe="/:;()-._~"), doi=doi)
     url = canonical_url(value)
     return Identifier(key=url, url=url)
 

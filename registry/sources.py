@@ -7,7 +7,7 @@ title that is already there. Withdrawing a source is an event; the versions that
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, exists, select
+from sqlalchemy import Select, exists, insert, select
 from sqlalchemy.orm import Session
 
 from registry import events
@@ -42,31 +42,48 @@ def by_keys(session: Session, keys: Iterable[str]) -> dict[str, Source]:
 def ensure(session: Session, drafts: Sequence[SourceDraft]) -> dict[str, Source]:
     """Find or create a source for every draft; returns them by every key the drafts name. Existing citations are only ever filled in."""
     events.head(session, lock=True)  # two imports that both create the same source would otherwise collide
-    known = by_keys(session, (i.key for draft in drafts for i in draft.identifiers))
+    keys = {i.key for draft in drafts for i in draft.identifiers}
+    known = by_keys(session, keys)
+    main_keys: dict[str, str] = {}
+    new: dict[str, SourceDraft] = {}
     for draft in drafts:
-        source = next((known[i.key] for i in draft.identifiers if i.key in known), None)
-        if source is None:
-            source = _new(draft)
-            session.add(source)
-            session.flush()
+        found = next((known[i.key].key for i in draft.identifiers if i.key in known), None)
+        main = found or next((main_keys[i.key] for i in draft.identifiers if i.key in main_keys), draft.key)
+        if found is not None:
+            _fill(known[next(i.key for i in draft.identifiers if i.key in known)], draft)
         else:
-            _fill(source, draft)
-        for identifier in draft.identifiers:
-            if identifier.key not in known:
-                session.add(SourceKey(key=identifier.key, source_id=source.id))
-                known[identifier.key] = source
+            new.setdefault(main, draft)
+        main_keys |= {i.key: main for i in draft.identifiers}
     session.flush()
-    return known
+    if new:
+        session.execute(insert(Source), [_row(draft) for draft in new.values()])
+    sources = _by_main_key(session, set(main_keys.values()))
+    fresh = [{"key": key, "source_id": sources[main].id} for key, main in main_keys.items() if key not in known]
+    if fresh:
+        session.execute(insert(SourceKey), fresh)
+    return {key: sources[main] for key, main in main_keys.items()}
 
 
-def _new(draft: SourceDraft) -> Source:
+def _by_main_key(session: Session, keys: Iterable[str]) -> dict[str, Source]:
+    found: dict[str, Source] = {}
+    for part in chunks(sorted(keys)):
+        found.update({source.key: source for source in session.scalars(select(Source).where(Source.key.in_(part)))})
+    return found
+
+
+def _row(draft: SourceDraft) -> dict[str, Any]:
     main = draft.identifiers[0]
-    doi = next((i.doi for i in draft.identifiers if i.doi), None)
     # A page's own URL is the better link for a reader than the DOI's redirect.
     page = next((i.url for i in draft.identifiers if not i.doi), main.url)
-    return Source(
-        key=main.key, url=page, doi=doi, csl=draft.csl, class_=draft.class_, review_status=draft.review_status, created_at=events.now()
-    )
+    return {
+        "key": main.key,
+        "url": page,
+        "doi": next((i.doi for i in draft.identifiers if i.doi), None),
+        "csl": draft.csl,
+        "class_": draft.class_,
+        "review_status": draft.review_status,
+        "created_at": events.now(),
+    }
 
 
 def _fill(source: Source, draft: SourceDraft) -> None:
@@ -89,18 +106,24 @@ def document_identity(draft: DocumentDraft) -> str:
 def ensure_documents(session: Session, wanted: Iterable[tuple[Source, DocumentDraft]]) -> dict[tuple[int, str], Document]:
     """Find or create the documents; returns them by (source id, document identity)."""
     drafts = {(source.id, document_identity(draft)): draft for source, draft in wanted}
-    found: dict[tuple[int, str], Document] = {}
-    for part in chunks(sorted({source_id for source_id, _ in drafts})):
-        for document in session.scalars(select(Document).where(Document.source_id.in_(part))):
-            found[document.source_id, document.identity] = document
-    new = {
-        key: Document(source_id=key[0], identity=key[1], extent=draft.extent, retrieved_at=draft.retrieved_at, sha256=draft.sha256)
+    source_ids = sorted({source_id for source_id, _ in drafts})
+    found = _documents_of(session, source_ids)
+    rows = [
+        {"source_id": key[0], "identity": key[1], "extent": draft.extent, "retrieved_at": draft.retrieved_at, "sha256": draft.sha256}
         for key, draft in drafts.items()
         if key not in found
-    }
-    session.add_all(new.values())
-    session.flush()
-    return found | new
+    ]
+    if rows:
+        session.execute(insert(Document), rows)
+        found = _documents_of(session, source_ids)
+    return found
+
+
+def _documents_of(session: Session, source_ids: Sequence[int]) -> dict[tuple[int, str], Document]:
+    found: dict[tuple[int, str], Document] = {}
+    for part in chunks(source_ids):
+        found.update({(d.source_id, d.identity): d for d in session.scalars(select(Document).where(Document.source_id.in_(part)))})
+    return found
 
 
 def get(session: Session, name: str) -> Source:

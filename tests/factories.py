@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -73,3 +74,15 @@ def add_version(db: Database, store: ArtifactStore, slug: str = "elena", *, seed
         version = versions.begin(session, advisor, wanted, actor=ACTOR, force=force)
     with db.transaction() as session:
         return versions.finish(session, version.id, wanted.manifest.digest, actor=ACTOR)
+
+
+def damage(store: ArtifactStore, digest: str) -> Path:
+    """Flip one bit of a blob, as a failing disk would; returns the file that was changed."""
+    (path,) = [
+        p for p in Path(store.location).rglob("*") if p.is_file() and p.as_posix().replace("/", "").endswith(digest.removeprefix("sha256:"))
+    ]
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    return path

@@ -374,13 +374,14 @@ async def _copy(cycle: Any, message: Message) -> bool:
         return False
     # A second descriptor of the same socket: event loops do not let anybody wait on the one their transport owns.
     socket = os.dup(cycle.transport.get_extra_info("socket").fileno())
+    transfer = _Transfer(cycle, socket, fd, offset, count)
     try:
-        complete = await _pump(cycle, socket, fd, offset, count)
+        await transfer.run()
     finally:
         os.close(socket)
-    if complete:
+    if transfer.left == 0:
         cycle.expected_content_length -= count
-    return complete
+    return transfer.left == 0
 
 
 async def _flushed(cycle: Any) -> bool:
@@ -401,46 +402,78 @@ def _gone(cycle: Any) -> bool:
     return bool(cycle.disconnected or cycle.transport.is_closing())
 
 
-async def _pump(cycle: Any, socket: int, fd: int, offset: int, count: int) -> bool:
-    """Send until `count` bytes are out; False when the client left."""
-    loop = asyncio.get_running_loop()
-    while count:
-        if _gone(cycle):
-            return False
-        size = min(count, SLICE)
-        if not in_page_cache(fd, offset, size):
-            await to_thread.run_sync(_warm, fd, offset, size)
+class _Transfer:
+    """Sends a part of a file whenever the socket takes bytes, until all are out or the client has left (`left` says how many are not out).
+
+    The event loop calls `_step` directly: waiting for each turn in a coroutine cost a tenth of the rate.
+    """
+
+    def __init__(self, cycle: Any, socket: int, fd: int, offset: int, count: int) -> None:
+        self.left = count
+        self._cycle = cycle
+        self._socket = socket
+        self._fd = fd
+        self._offset = offset
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self) -> None:
+        """Alternate between sending what is in memory and reading what is not."""
+        while self.left and not _gone(self._cycle):
+            if not self._in_memory():
+                await to_thread.run_sync(_warm, self._fd, self._offset, self._size())
+            await self._burst()
+
+    async def _burst(self) -> None:
+        """Send until everything is out, the client is gone, or the next bytes have to come from the disk."""
+        self._pause = self._loop.create_future()
+        self._watch = self._loop.call_later(_STALLED_SECONDS, self._look)
+        self._loop.add_writer(self._socket, self._step)
         try:
-            sent = os.sendfile(socket, fd, offset, size)
+            await self._pause
+        finally:
+            self._loop.remove_writer(self._socket)
+            self._watch.cancel()
+
+    def _step(self) -> None:
+        if self._pause.done():
+            return
+        try:
+            sent = os.sendfile(self._socket, self._fd, self._offset, self._size())
         except BlockingIOError:
-            await _writable(loop, socket)
-            continue
+            return
         except ConnectionError:
-            return False
+            self._cycle.transport.abort()
+            self._pause.set_result(None)
+            return
+        except OSError as error:
+            self._pause.set_exception(error)
+            return
         if sent == 0:
-            raise Unavailable("A stored file ended early while it was sent.")
-        offset += sent
-        count -= sent
-        await asyncio.sleep(0)
-    return True
+            self._pause.set_exception(Unavailable("A stored file ended early while it was sent."))
+            return
+        self._offset += sent
+        self.left -= sent
+        if self.left == 0 or _gone(self._cycle) or not self._in_memory():
+            self._pause.set_result(None)
+
+    def _look(self) -> None:
+        """End the wait for a socket that the server closed itself: it never becomes writable."""
+        if not _gone(self._cycle):
+            self._watch = self._loop.call_later(_STALLED_SECONDS, self._look)
+        elif not self._pause.done():
+            self._pause.set_result(None)
+
+    def _size(self) -> int:
+        return min(self.left, SLICE)
+
+    def _in_memory(self) -> bool:
+        return in_page_cache(self._fd, self._offset, self._size())
 
 
 def _warm(fd: int, offset: int, size: int) -> None:
     """Bring bytes into the page cache, in a thread, so that sendfile does not stop the event loop."""
     for position in range(offset, offset + size, CHUNK):
         os.pread(fd, CHUNK, position)
-
-
-async def _writable(loop: asyncio.AbstractEventLoop, socket: int) -> None:
-    """Wait until the socket takes bytes again, or for a moment: a connection that the server closed itself never becomes writable."""
-    wake = asyncio.Event()
-    timer = loop.call_later(_STALLED_SECONDS, wake.set)
-    loop.add_writer(socket, wake.set)
-    try:
-        await wake.wait()
-    finally:
-        loop.remove_writer(socket)
-        timer.cancel()
 
 
 # ---- Uploads --------------------------------------------------------------------------------------------------------------------------------

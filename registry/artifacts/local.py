@@ -79,7 +79,7 @@ class LocalStore(ArtifactStore):
                 with self._shard(digest) as (shard, name):
                     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=shard)
             except FileNotFoundError:
-                raise NotFound(f"{digest} is not in the artifact store at {self.location}.") from None
+                raise NotFound(f"{digest} is not in the artifact store.") from None
         try:
             found = os.fstat(fd)
             self._require_file(found, digest)

@@ -377,7 +377,7 @@ def _speaking(location: str) -> Iterator[None]:
 def _from_reply(code: str, location: str) -> RegistryError:
     """The error for an S3 error code."""
     if code in _MISSING:
-        return NotFound(f"The object is not in {location}.")
+        return NotFound("The file is not in the artifact store.")
     if code in _EXISTS or code in _RACE:
         return Conflict(f"The object exists in {location}.")
     if code == "NoSuchBucket":

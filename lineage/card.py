@@ -21,11 +21,12 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlencode
 
-from sqlalchemy import JSON, ColumnElement, Row, Select, and_, case, distinct, exists, func, or_, select
+from sqlalchemy import JSON, ColumnElement, Integer, Row, Select, String, and_, bindparam, case, distinct, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.selectable import CTE
 
@@ -117,7 +118,8 @@ def build(session: Session, name: str, wanted: Wanted, *, may_see: Callable[[int
     """
     check_slug(name)
     page = _checked(wanted)
-    row = session.execute(_header(session, name, wanted)).one_or_none()
+    values = {"name": name, "alias": wanted.alias or LIVE, "number": wanted.version}
+    row = session.execute(_header(sqlite=_on_sqlite(session), by_number=wanted.version is not None), values).one_or_none()
     if row is None or not (row.public or may_see(row.advisor_id)):
         raise NotFound(f"No advisor answers to '{name}' here.", hint="Advisors are private unless their owners publish them.")
     if row.retired_at is not None:
@@ -149,10 +151,15 @@ def _checked(wanted: Wanted) -> _Page:
 # ---- The first statement: advisor, version, counts ------------------------------------------------------------------------------------------
 
 
-def _header(session: Session, name: str, wanted: Wanted) -> Select[Any]:
+def _on_sqlite(session: Session) -> bool:
+    return session.get_bind().dialect.name == "sqlite"
+
+
+@lru_cache(maxsize=4)  # to put such a statement together takes SQLAlchemy longer than the database takes to run it
+def _header(*, sqlite: bool, by_number: bool) -> Select[Any]:
     """One row: the advisor, what the alias points to, the version asked for, and everything counted around them as JSON lists."""
-    rows = _json_rows(session)
-    head = _head(name, wanted)
+    rows = _json_rows(sqlite=sqlite)
+    head = _head(by_number=by_number)
     dataset, advisor, version = (select(column).scalar_subquery() for column in (head.c.dataset_id, head.c.advisor_id, head.c.version_id))
     training = and_(DatasetExample.dataset_id == dataset, DatasetExample.split == "train")
     tied = exists().where(ExampleSource.example_id == DatasetExample.example_id)
@@ -191,10 +198,12 @@ def _header(session: Session, name: str, wanted: Wanted) -> Select[Any]:
     )
 
 
-def _head(name: str, wanted: Wanted) -> CTE:
+def _head(*, by_number: bool) -> CTE:
     """The advisor, its alias, and the version with its dataset and base; at most one row."""
-    by_alias = AdapterVersion.id == Alias.version_id
-    by_number = and_(AdapterVersion.advisor_id == Advisor.id, AdapterVersion.number == wanted.version, AdapterVersion.state != "pending")
+    pointed_to = AdapterVersion.id == Alias.version_id
+    numbered = and_(
+        AdapterVersion.advisor_id == Advisor.id, AdapterVersion.number == bindparam("number"), AdapterVersion.state != "pending"
+    )
     live = aliased(Alias)
     return (
         select(
@@ -221,19 +230,19 @@ def _head(name: str, wanted: Wanted) -> CTE:
         )
         .select_from(AdvisorName)
         .join(Advisor, Advisor.id == AdvisorName.advisor_id)
-        .outerjoin(Alias, and_(Alias.advisor_id == Advisor.id, Alias.name == (wanted.alias or LIVE)))
+        .outerjoin(Alias, and_(Alias.advisor_id == Advisor.id, Alias.name == bindparam("alias")))
         .outerjoin(live, and_(live.advisor_id == Advisor.id, live.name == LIVE))
-        .outerjoin(AdapterVersion, by_alias if wanted.version is None else by_number)
+        .outerjoin(AdapterVersion, numbered if by_number else pointed_to)
         .outerjoin(Dataset, Dataset.id == AdapterVersion.dataset_id)
         .outerjoin(BaseModel, BaseModel.id == AdapterVersion.base_model_id)
-        .where(AdvisorName.name == name)
+        .where(AdvisorName.name == bindparam("name"))
         .cte("head")
     )
 
 
-def _json_rows(session: Session) -> Callable[..., ColumnElement[Any]]:
+def _json_rows(*, sqlite: bool) -> Callable[..., ColumnElement[Any]]:
     """An aggregate that makes a JSON list of lists, under the name each database has for it. No rows give null or an empty list."""
-    if session.get_bind().dialect.name == "sqlite":
+    if sqlite:
         return lambda *columns: func.json_group_array(func.json_array(*columns), type_=JSON())
     return lambda *columns: func.json_agg(func.json_build_array(*columns), type_=JSON())
 
@@ -243,11 +252,19 @@ def _json_rows(session: Session) -> Callable[..., ColumnElement[Any]]:
 
 def _sources(session: Session, dataset_id: int, page: _Page) -> Sequence[Row[Any]]:
     """A row per document that training pairs rest on, grouped by source in the card's order; citations only for the sources on the page."""
+    pairs, key = page.after or (None, None)
+    values = {"dataset": dataset_id, "limit": page.limit, "group": page.group, "after_pairs": pairs, "after_key": key}
+    query = _sources_query(sqlite=_on_sqlite(session), grouped=page.group is not None, continued=page.after is not None)
+    return session.execute(query, values).all()
+
+
+@lru_cache(maxsize=6)
+def _sources_query(*, sqlite: bool, grouped: bool, continued: bool) -> Select[Any]:
     tied = (
         select(Document.source_id, ExampleSource.document_id, ExampleSource.example_id, ExampleSource.role)
         .join(Document, Document.id == ExampleSource.document_id)
         .join(DatasetExample, DatasetExample.example_id == ExampleSource.example_id)
-        .where(DatasetExample.dataset_id == dataset_id, DatasetExample.split == "train")
+        .where(DatasetExample.dataset_id == bindparam("dataset"), DatasetExample.split == "train")
         .cte("tied")
     )
     used = (
@@ -261,16 +278,16 @@ def _sources(session: Session, dataset_id: int, page: _Page) -> Sequence[Row[Any
         .cte("used")
     )
     # The databases sort text differently unless told; bytes are the same everywhere.
-    key = Source.key if session.get_bind().dialect.name == "sqlite" else Source.key.collate("C")
-    ahead = _ahead(page, used.c.pairs, key)
+    key: ColumnElement[str] = cast("ColumnElement[str]", Source.key) if sqlite else Source.key.collate("C")
+    ahead = _ahead(used.c.pairs, key, grouped=grouped, continued=continued)
     place = func.row_number().over(partition_by=[Source.class_, ahead], order_by=[used.c.pairs.desc(), key])
     ranked = (
         select(Source.id.label("source_id"), used.c.pairs, used.c.answers, used.c.questions, ahead.label("ahead"), place.label("place"))
         .join(used, used.c.source_id == Source.id)
         .cte("ranked")
     )
-    shown = and_(ranked.c.ahead, ranked.c.place <= page.limit)
-    query = (
+    shown = and_(ranked.c.ahead, ranked.c.place <= bindparam("limit"))
+    return (
         select(
             ranked,
             Source.key,
@@ -295,16 +312,15 @@ def _sources(session: Session, dataset_id: int, page: _Page) -> Sequence[Row[Any
         .where(Document.id.in_(select(tied.c.document_id)))
         .order_by(ranked.c.pairs.desc(), key, Document.id)
     )
-    return session.execute(query).all()
 
 
-def _ahead(page: _Page, pairs: ColumnElement[Any], key: Any) -> ColumnElement[bool]:
+def _ahead(pairs: ColumnElement[int], key: ColumnElement[str], *, grouped: bool, continued: bool) -> ColumnElement[bool]:
     """Whether a source lies on or behind the page asked for; the others are counted and not shown."""
-    if page.group is None:
-        return case((Source.id.is_not(None), True), else_=False)  # always: a bare TRUE is no expression that every database partitions by
-    wanted: ColumnElement[bool] = Source.class_ == page.group
-    if page.after is not None:
-        count, last = page.after
+    if not grouped:
+        return case((Source.id.is_not(None), True), else_=False)  # always; a bare TRUE is not something every database partitions by
+    wanted: ColumnElement[bool] = Source.class_ == bindparam("group")
+    if continued:
+        count, last = bindparam("after_pairs", type_=Integer), bindparam("after_key", type_=String)
         wanted = and_(wanted, or_(pairs < count, and_(pairs == count, key > last)))
     return case((wanted, True), else_=False)
 
@@ -360,7 +376,7 @@ def _body(session: Session, row: Row[Any], wanted: Wanted, page: _Page) -> dict[
         },
         "summary": {"sentence": claims.sentence(facts), "lines": claims.lines(facts)},
         "totals": _totals(facts, found),
-        "groups": _groups(row, wanted, page, found, facts.total),
+        "groups": _groups(row, page, found, facts.total),
         "evaluated": _evaluated(row.scores or []),
     }
 
@@ -485,7 +501,7 @@ def _extent_label(extent: str | None) -> str:
     return "not recorded" if extent is None else extent.replace("_", " ")
 
 
-def _groups(row: Row[Any], wanted: Wanted, page: _Page, found: Sequence[_Found], pairs: int) -> list[dict[str, Any]]:
+def _groups(row: Row[Any], page: _Page, found: Sequence[_Found], pairs: int) -> list[dict[str, Any]]:
     groups = []
     for order, name in enumerate(CLASSES, 1):
         members = [source for source in found if source.row.class_ == name]
@@ -499,14 +515,14 @@ def _groups(row: Row[Any], wanted: Wanted, page: _Page, found: Sequence[_Found],
                 "label": CLASS_LABELS[name],
                 "order": order,
                 "count": len(members),
-                "next": _next(row, wanted, page, shown[-1].row) if more else None,
+                "next": _next(row, page, shown[-1].row) if more else None,
                 "sources": [_source(source, pairs) for source in shown],
             }
         )
     return groups
 
 
-def _next(row: Row[Any], wanted: Wanted, page: _Page, last: Row[Any]) -> str:
+def _next(row: Row[Any], page: _Page, last: Row[Any]) -> str:
     """The next page of one group. It names the version, so that a promotion between two pages cannot mix two lists."""
     cursor = encode_cursor(last.pairs, last.key)
     query = {"version": row.number, "group": last.class_, "limit": page.limit, "cursor": cursor}
@@ -558,7 +574,9 @@ def _badges(source: _Found) -> list[dict[str, str]]:
         return []
     found = (_REVIEW_BADGES.get(source.row.review_status), _CHECK_BADGES.get(source.row.check_status))
     return [
-        {"id": badge[0], "label": badge[1], "tone": badge[2], "rule_url": f"/research/rules#{badge[3]}"} for badge in found if badge is not None
+        {"id": badge[0], "label": badge[1], "tone": badge[2], "rule_url": f"/research/rules#{badge[3]}"}
+        for badge in found
+        if badge is not None
     ]
 
 

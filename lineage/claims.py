@@ -14,7 +14,14 @@ from dataclasses import dataclass, field
 _READ = {"full_text": ("the full text", "full texts"), "abstract": ("the abstract", "abstracts"), "excerpt": ("an excerpt", "excerpts")}
 _NAMED = 3  # names in a sentence before it counts the rest
 # Makers of models that publish what they trained on; for these the usual sentence would be false.
-_OPEN_DATA = ("allenai/olmo", "huggingfacetb/smollm", "eleutherai/pythia", "eleutherai/gpt-neo", "openlm-research/", "cerebras/cerebras-gpt")
+_OPEN_DATA = (
+    "allenai/olmo",
+    "huggingfacetb/smollm",
+    "eleutherai/pythia",
+    "eleutherai/gpt-neo",
+    "openlm-research/",
+    "cerebras/cerebras-gpt",
+)
 
 
 @dataclass(frozen=True)

@@ -23,21 +23,22 @@ def encode_cursor(*key: str | int) -> str:
 def decode_cursor(cursor: str, shape: Sequence[type[str] | type[int]]) -> list[str | int]:
     """The sort key in a cursor. Raises Invalid where it was not made by `encode_cursor` with a key of this shape."""
     key = _read(cursor)
-    fits = isinstance(key, list) and len(key) == len(shape) and all(type(part) is kind for part, kind in zip(key, shape, strict=True))
-    if not fits or not all(_harmless(part) for part in key):
+    fits = len(key) == len(shape) and all(type(part) is kind for part, kind in zip(key, shape, strict=True))
+    if not key or not fits or not all(_harmless(part) for part in key):
         raise Invalid("The cursor is not one that this server gave.", hint="Start without a cursor, then follow 'next'.")
-    return list(key)
+    return key
 
 
-def _read(cursor: str) -> list[str | int] | None:
+def _read(cursor: str) -> list[str | int]:
+    """What a cursor holds; nothing where it is none."""
     if len(cursor) > _LONGEST or not cursor.isascii():
-        return None
+        return []
     try:
         padded = cursor.encode() + b"=" * (-len(cursor) % 4)
         value = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True).decode())
     except (binascii.Error, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, list) else None
+        return []
+    return value if isinstance(value, list) else []
 
 
 def _harmless(part: str | int) -> bool:

@@ -136,7 +136,9 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) ->
         table.add_column(escape(column), overflow="fold")
     for row in rows:
         table.add_row(*(escape(_cell(value)) for value in row))
-    Console().print(table)
+    console = Console()
+    # A pipe has no width: fold nothing there, so that grep and cut find whole lines.
+    Console(width=console.width if console.is_terminal else 400).print(table)
 
 
 def _cell(value: Any) -> str:
@@ -264,6 +266,7 @@ def advisors_show(advisor: AdvisorName, as_json: Json = False) -> None:
 
     with _opened() as opened, opened.db.read() as session:
         found = advisors.get(session, advisor)
+        spoken = personas.page(session, found, limit=200)
         facts = {
             "slug": found.slug,
             "name": found.name,
@@ -278,7 +281,7 @@ def advisors_show(advisor: AdvisorName, as_json: Json = False) -> None:
         }
     _show(as_json, facts)
     if not as_json:
-        _table("", ("persona", "digest", "set", "by"), [(p["number"], p["sha256"], p["at"], p["by"]) for p in facts["personas"]])
+        _table("", ("persona", "digest", "set", "by"), [(p.number, p.sha256, p.created_at, p.created_by) for p in spoken])
 
 
 @advisors_app.command("prompt")
@@ -439,9 +442,13 @@ def datasets_show(
         }
     _show(as_json, facts)
     if not as_json:
-        for key in ("categories", "origins", "sources by class"):
+        for key, counts in (
+            ("categories", summary.categories),
+            ("origins", summary.origins),
+            ("sources by class", summary.sources_by_class),
+        ):
             print()
-            _table("", (key, "count"), list(dict(facts[key]).items()))  # type: ignore[call-overload]  # the three are dictionaries
+            _table("", (key, "count"), list(counts.items()))
 
 
 @sources_app.command("list")
@@ -483,6 +490,115 @@ def sources_withdraw(source: Annotated[str, typer.Argument(help="Its URL, DOI or
 
 
 # -- versions -----------------------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    advisor: Annotated[str, typer.Option(help="Whose adapter to train.")],
+    dataset: Annotated[str | None, typer.Option(help="Digest of the dataset, or its first digits; default: the advisor's latest.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="A hub id (org/name, or org/name@revision), a local folder, or 'tiny'; default: Mistral 7B on a GPU with 20 GB, else tiny."
+        ),
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="JSON file with recipe settings that differ from the defaults.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training pairs.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 42,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train again although the same training is registered; gives a new number.")
+    ] = False,
+    show_plan: Annotated[bool, typer.Option("--plan", help="Print what would be trained, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train an adapter on the advisor's data and register it as a new version."""
+    from jobs.train import Request, plan
+    from jobs.train import train as run
+
+    settings = _recipe_settings(recipe) | ({"epochs": epochs} if epochs is not None else {})
+    request = Request(advisor, dataset, base, settings, seed, force)
+    with _opened() as opened:
+        if show_plan:
+            _show(as_json, _plan_facts(plan(opened.db, opened.settings.home, request)), "What would be trained")
+            return
+        with _progress(quiet=as_json) as on_event:
+            done = run(opened.db, opened.store, opened.settings.home, request, actor=opened.actor, on_event=on_event)
+    version = done.version
+    ref = f"{version.advisor.slug}@{version.number}"
+    if as_json:
+        _print_json({"ref": ref, "digest": version.digest, "created": done.created})
+        return
+    print(f"{ref} {'registered' if done.created else 'exists already: the same data, base, recipe and seed (--force trains again)'}")
+    print(f"Digest {version.digest}")
+    if version.base_model.note:
+        print(f"Base {version.base_model.repo}: {version.base_model.note}")
+    if done.created:
+        print(f"Next: registry show {ref}; registry promote {ref}")
+
+
+def _recipe_settings(path: Path | None) -> dict[str, Any]:
+    from jobs.importing import read_text
+
+    if path is None:
+        return {}
+    try:
+        value = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise Invalid(f"{path}: not readable as JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise Invalid(f"{path}: expected a JSON object with recipe settings.")
+    return value
+
+
+def _plan_facts(decided: Any) -> dict[str, Any]:
+    return {
+        "advisor": decided.advisor,
+        "dataset": decided.dataset,
+        "training pairs": decided.examples - decided.heldout,
+        "held out": decided.heldout,
+        "base": f"{decided.base.repo}@{decided.base.revision or 'unknown'}",
+        "device": decided.device,
+        "seed": decided.seed,
+        "already registered as": decided.existing,
+        **{f"recipe {key}": json.dumps(value) for key, value in decided.recipe.as_json().items()},
+    }
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Draws training's events as a progress bar on stderr; plain lines where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, quiet=quiet)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+    )
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=None, loss="")
+
+        def on_event(event: Mapping[str, Any]) -> None:
+            kind = event.get("event")
+            if kind == "phase":
+                bar.update(task, description=str(event["name"]).replace("_", " "))
+                if not console.is_terminal:
+                    console.print(f"{str(event['name']).replace('_', ' ')} ...", markup=False)
+            elif kind == "step":
+                bar.update(
+                    task,
+                    completed=event["step"],
+                    total=event["of"],
+                    loss=f"loss {event['loss']:.3f}" if event.get("loss") is not None else "",
+                )
+            elif kind == "warning":
+                console.print(f"Note: {event.get('message', '')}", markup=False)
+
+        yield on_event
 
 
 @app.command()
@@ -592,12 +708,20 @@ def diff(first: Ref, second: Ref, as_json: Json = False) -> None:
     if as_json:
         _print_json(found)
         return
-    for heading, value in asdict(found).items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            print()
-            _table(heading.replace("_", " "), tuple(value[0]), [tuple(row.values()) for row in value])
-        elif not isinstance(value, list):
-            print(f"{heading.replace('_', ' ')}: {_cell(value)}")
+    data = found.data
+    print(f"{found.before} -> {found.after}")
+    print("Data: the same" if data.same else f"Training pairs: {data.added} added, {data.removed} removed, {data.kept} kept")
+    print(f"Held-out pairs: {data.heldout_before} -> {data.heldout_after}")
+    for heading, changes in (("facts", found.facts), ("recipe", found.recipe), ("files", found.files)):
+        if changes:
+            _table("", (heading, found.before, found.after), [(c.what, c.before, c.after) for c in changes])
+    for heading, changed in (("sources added", found.sources_added), ("sources removed", found.sources_removed)):
+        if changed:
+            _table("", (heading, "title", "url"), [(c.id, c.title, c.url) for c in changed])
+    if not (found.sources_added or found.sources_removed):
+        print("Sources: the same")
+    if found.scores:
+        _table("", ("scores", "", found.before, found.after), [(c.suite, c.metric, c.before, c.after) for c in found.scores])
 
 
 @app.command()
@@ -606,12 +730,12 @@ def card(
     as_json: Json = False,
 ) -> None:
     """Print the Source Card: what the public may read about an advisor's training."""
-    from lineage.card import source_card
+    from lineage.card import Wanted, build
 
     name, _, tail = ref.partition("@")
-    wanted: dict[str, Any] = {"version": int(tail)} if tail.isdecimal() else {"alias": tail} if tail else {}
+    wanted = Wanted(version=int(tail)) if tail.isdecimal() and len(tail) < 10 else Wanted(alias=tail or None)
     with _opened() as opened, opened.db.read() as session:
-        found = source_card(session, name, **wanted)
+        found = build(session, name, wanted, may_see=lambda _advisor: True).body
     if as_json:
         _print_json(found)
         return

@@ -64,19 +64,15 @@ def _origins(session: Session, dataset: Dataset) -> str:
 
 
 def _sources(session: Session, dataset: Dataset) -> list[str]:
-    rows = (
-        session.execute(
-            select(Source, func.count(ExampleSource.example_id.distinct()).label("pairs"))
-            .join(Document, Document.source_id == Source.id)
-            .join(ExampleSource, ExampleSource.document_id == Document.id)
-            .join(DatasetExample, DatasetExample.example_id == ExampleSource.example_id)
-            .where(DatasetExample.dataset_id == dataset.id, DatasetExample.split == "train")
-            .group_by(Source.id)
-            .order_by(func.count(ExampleSource.example_id.distinct()).desc(), Source.key)
-        )
-
-        .all()
-    )
+    rows = session.execute(
+        select(Source, func.count(ExampleSource.example_id.distinct()).label("pairs"))
+        .join(Document, Document.source_id == Source.id)
+        .join(ExampleSource, ExampleSource.document_id == Document.id)
+        .join(DatasetExample, DatasetExample.example_id == ExampleSource.example_id)
+        .where(DatasetExample.dataset_id == dataset.id, DatasetExample.split == "train")
+        .group_by(Source.id)
+        .order_by(func.count(ExampleSource.example_id.distinct()).desc(), Source.key)
+    ).all()
     lines = [f"- {_plain(sources.title_of(source))} <{source.url}> ({pairs} examples)" for source, pairs in rows[:MAX_LISTED]]
     if len(rows) > MAX_LISTED:
         lines.append(f"- and {len(rows) - MAX_LISTED} more; the Source Card lists all of them")

@@ -39,7 +39,11 @@ def settings_page() -> str:
     """Every setting with its variable, default and meaning."""
     from registry.settings import Settings
 
-    rows = ["# Settings\n", NOTE, "\nEvery setting is read once, from the environment.\n\n| variable | default | meaning |\n| --- | --- | --- |\n"]
+    rows = [
+        "# Settings\n",
+        NOTE,
+        "\nEvery setting is read once, from the environment.\n\n| variable | default | meaning |\n| --- | --- | --- |\n",
+    ]
     for name, field in Settings.model_fields.items():
         default = "(see meaning)" if field.default_factory else "unset" if field.default is None else json.dumps(field.default)
         rows.append(f"| `REGISTRY_{name.upper()}` | {default} | {field.description} |\n")

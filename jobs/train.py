@@ -1,0 +1,282 @@
+"""`registry train`: dataset -> adapter -> version, in steps that each leave the catalogue whole.
+
+1. Read what is asked for; resolve base and recipe. The same training that is registered already is returned at once, unless forced.
+2. Train in a process of its own, in a work folder named after the training. A result that a killed command left complete there is taken up, not redone.
+3. Check the files (registry.adapter_files), write the model card, put the bytes into the store.
+4. Register: pending, then ready, each one transaction; then scores and the run's record.
+
+A kill or a full disk before the last step leaves no visible version; the same command then succeeds. Two such commands at once wait for each other.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+from sqlalchemy.orm import Session
+
+from evaluation.statistics import paired_difference, t_interval
+from jobs import model_card
+from registry import advisors, bases, datasets, evaluations, runs, versions
+from registry.adapter_files import BaseCard, base_card_from_config, canonical_config, check_adapter, read_config
+from registry.artifacts import ArtifactStore
+from registry.db import Database
+from registry.errors import Invalid, RegistryError
+from registry.evaluations import ScoreDraft
+from registry.manifest import FileEntry, digest_bytes
+from registry.models import AdapterVersion, Advisor, Dataset
+from trainer.spec import TrainedAdapter, TrainSpec
+
+if TYPE_CHECKING:
+    from trainer.bases import BaseSpec
+    from trainer.recipe import Recipe
+
+Progress = Callable[[Mapping[str, Any]], None]
+SUITE = "heldout"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; None means 'choose the default'."""
+
+    advisor: str
+    dataset: str | None = None
+    base: str | None = None
+    recipe: Mapping[str, Any] | None = None
+    seed: int = 42
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training would do, decided before anything heavy is loaded."""
+
+    advisor: str
+    dataset: str
+    examples: int
+    heldout: int
+    base: "BaseSpec"
+    recipe: "Recipe"
+    seed: int
+    device: str
+    spec_digest: str
+    existing: int | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The version, and whether this call made it."""
+
+    version: AdapterVersion
+    created: bool
+
+
+def plan(db: Database, home: Path, request: Request, on_event: Progress | None = None) -> Plan:
+    """Decide advisor, dataset, base, recipe and device. Raises what those raise; trains nothing, but makes the built-in base where it is missing."""
+    from trainer.bases import resolve_base
+    from trainer.preflight import choose_default_base, detect_device
+    from trainer.recipe import Recipe, default_recipe
+
+    with db.read() as session:  # the cheap checks first: a misspelt advisor must not wait for a base to be built
+        advisor = advisors.get_active(session, request.advisor)
+        dataset = _dataset(session, advisor, request.dataset)
+        persona = dataset.persona.sha256
+    device = detect_device()
+    base = resolve_base(request.base or choose_default_base(device), home, on_event=on_event)
+    defaults = default_recipe(base, device)
+    recipe = Recipe.from_json(defaults.as_json() | dict(request.recipe or {}))
+    key = versions.spec_digest(persona, dataset.sha256, base.repo, base.revision, recipe.as_json(), request.seed)
+    with db.read() as session:
+        same = versions.find_same(session, advisor, key)
+    existing = same.number if same is not None and same.state == "ready" else None
+    words = device.name if device else "CPU"
+    return Plan(
+        advisor.slug, dataset.sha256, dataset.examples_total, dataset.heldout_total, base, recipe, request.seed, words, key, existing
+    )
+
+
+def _dataset(session: Session, advisor: Advisor, ref: str | None) -> Dataset:
+    return datasets.get(session, advisor, ref) if ref else datasets.latest(session, advisor)
+
+
+def train(db: Database, store: ArtifactStore, home: Path, request: Request, *, actor: str, on_event: Progress) -> Trained:
+    """Train and register. Raises every RegistryError of the steps; then no version is visible and the run says why."""
+    decided = plan(db, home, request, on_event)
+    if decided.existing is not None and not request.force:
+        return _existing(db, decided)
+    work = home / "work" / decided.spec_digest.removeprefix("sha256:")[:24]
+    work.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work.with_suffix(".lock"))
+    with lock:
+        if not request.force:
+            again = plan(db, home, request)
+            if again.existing is not None:  # another command finished the same training while this one waited
+                return _existing(db, again)
+        trained = _train_and_register(db, store, decided, work, request, actor, on_event)
+    with suppress(OSError):
+        work.with_suffix(".lock").unlink()
+    return trained
+
+
+def _existing(db: Database, decided: Plan) -> Trained:
+    with db.read() as session:
+        return Trained(versions.resolve(session, f"{decided.advisor}@{decided.existing}"), created=False)
+
+
+def _train_and_register(
+    db: Database, store: ArtifactStore, decided: Plan, work: Path, request: Request, actor: str, on_event: Progress
+) -> Trained:
+    spec = TrainSpec(recipe=decided.recipe, base=decided.base, seed=decided.seed, dataset_dir=work / "dataset", out_dir=work / "out")
+    with db.transaction() as session:
+        run_id = runs.start(session, advisors.get(session, decided.advisor), "training", _recorded(decided), actor=actor).id
+    try:
+        adapter = _left_over(spec) if not request.force else None
+        if adapter is None:
+            adapter = _run(db, decided, spec, on_event)
+        on_event({"event": "phase", "name": "register"})
+        version = _register(db, store, decided, adapter, run_id, actor, force=request.force)
+    except BaseException as error:  # also an interrupt: the run's record must say how it ended
+        with suppress(RegistryError), db.transaction() as session:
+            runs.fail(session, run_id, str(error) or type(error).__name__)
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+    return Trained(version, created=True)
+
+
+def _recorded(decided: Plan) -> dict[str, Any]:
+    base = {"repo": decided.base.repo, "revision": decided.base.revision}
+    return {"dataset": decided.dataset, "base": base, "recipe": decided.recipe.as_json(), "seed": decided.seed, "key": decided.spec_digest}
+
+
+def _left_over(spec: TrainSpec) -> TrainedAdapter | None:
+    """The complete result of a command that was killed between training and registering, if its files still have their digests."""
+    try:
+        adapter = TrainedAdapter.load(spec.out_dir)
+    except (RegistryError, OSError, ValueError, KeyError):
+        return None
+    intact = all((adapter.folder / f.path).is_file() and _entry(adapter.folder / f.path) == f for f in adapter.files)
+    return adapter if intact else None
+
+
+def _entry(path: Path) -> FileEntry:
+    data = path.read_bytes() if path.stat().st_size < 2**20 else None
+    if data is not None:
+        return FileEntry(path.name, digest_bytes(data), len(data))
+    from jobs.pull import store_digest
+
+    return FileEntry(path.name, store_digest(path), path.stat().st_size)
+
+
+def _run(db: Database, decided: Plan, spec: TrainSpec, on_event: Progress) -> TrainedAdapter:
+    from trainer.process import run_training
+
+    shutil.rmtree(spec.out_dir, ignore_errors=True)
+    try:
+        export_dataset(db, decided.advisor, decided.dataset, spec.dataset_dir)
+    except OSError as error:
+        raise Invalid(
+            f"The work folder {spec.dataset_dir} cannot be written: {error.strerror}.", hint="Free some space, then run the command again."
+        ) from error
+    return run_training(spec, on_event)
+
+
+def export_dataset(db: Database, advisor: str, sha256: str, folder: Path) -> None:
+    """Write a dataset as the trainer reads it: train.jsonl, heldout.jsonl, and manifest.json last. Raises OSError."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with (
+        db.read() as session,
+        (folder / "train.jsonl").open("w", encoding="utf-8") as train_file,
+        (folder / "heldout.jsonl").open("w", encoding="utf-8") as heldout,
+    ):
+        dataset = datasets.get(session, advisors.get(session, advisor), sha256)
+        for place, example in datasets.all_examples(session, dataset):
+            row = {"sha256": example.sha256, "messages": example.messages}
+            (train_file if place.split == "train" else heldout).write(json.dumps(row, ensure_ascii=False) + "\n")
+    (folder / "manifest.json").write_text(json.dumps({"format": "dataset/1", "sha256": sha256}) + "\n", encoding="utf-8")
+
+
+def _register(
+    db: Database, store: ArtifactStore, decided: Plan, adapter: TrainedAdapter, run_id: int, actor: str, *, force: bool
+) -> AdapterVersion:
+    base = adapter.base
+    _gate(adapter, base)
+    with db.transaction() as session:
+        registered = bases.ensure(
+            session, bases.BaseFacts(base.repo, base.revision, base.kind, base.weights_sha256, base.config, base.note)
+        )
+        owner = advisors.get(session, decided.advisor)
+        dataset = datasets.get(session, owner, decided.dataset)
+        card = model_card.render(session, owner, dataset, base.repo, base.revision, base.note, decided.recipe.as_json())
+    (adapter.folder / "README.md").write_text(card, encoding="utf-8")
+    files = tuple(_stored(store, adapter.folder / name) for name in (*versions.ADAPTER_FILES, "README.md"))
+    with db.transaction() as session:
+        owner = advisors.get(session, decided.advisor, lock=True)
+        dataset = datasets.get(session, owner, decided.dataset)
+        run = session.get_one(runs.Run, run_id)
+        proposal = versions.Proposal(dataset, dataset.persona.sha256, registered, decided.recipe.as_json(), decided.seed, files, run)
+        pending = versions.begin(session, owner, proposal, actor=actor, force=force)
+    with db.transaction() as session:
+        versions.finish(session, pending.id, proposal.manifest.digest, actor=actor)
+    with db.transaction() as session:
+        runs.succeed(session, run_id, environment=adapter.environment, timings=adapter.timings, metrics=_kept_metrics(adapter))
+        version = versions.resolve(session, f"{decided.advisor}@{pending.number}")
+        if scores := heldout_scores(adapter.metrics.get("heldout") or {}):
+            evaluations.add(
+                session,
+                version,
+                SUITE,
+                scores,
+                actor=actor,
+                run_id=run_id,
+                note="Mean negative log-likelihood per token (nats) of held-out answers; paired by example.",
+            )
+    with db.read() as session:
+        return versions.resolve(session, f"{decided.advisor}@{pending.number}")
+
+
+def _gate(adapter: TrainedAdapter, base: "BaseSpec") -> None:
+    """Nothing that the registry would refuse from others is registered by the trainer either."""
+    card = base_card_from_config(base.config or {}, base.repo, base.revision) or BaseCard(base.repo, base.revision)
+    check_adapter({name: adapter.folder / name for name in versions.ADAPTER_FILES}, card)
+    config = adapter.folder / "adapter_config.json"
+    config.write_bytes(canonical_config(read_config(config), base.repo, base.revision))
+
+
+def _stored(store: ArtifactStore, path: Path) -> FileEntry:
+    blob = store.put_file(path)
+    return FileEntry(path.name, blob.digest, blob.size)
+
+
+def _kept_metrics(adapter: TrainedAdapter) -> dict[str, Any]:
+    """Everything measured but the per-example losses, whose summary is the scores."""
+    return {key: value for key, value in adapter.metrics.items() if key != "heldout"}
+
+
+def heldout_scores(heldout: Mapping[str, list[Mapping[str, Any]]]) -> list[ScoreDraft]:
+    """Loss of adapter and base on the held-out pairs with 95% t-intervals, their paired difference, and perplexity = exp(mean loss).
+
+    `heldout` holds {"adapter": [{"sha256", "loss", "tokens"}], "base": [...]} in the same order; empty where nothing was held out.
+    """
+    import math
+
+    after = {row["sha256"]: float(row["loss"]) for row in heldout.get("adapter", [])}
+    before = {row["sha256"]: float(row["loss"]) for row in heldout.get("base", [])}
+    shared = sorted(after.keys() & before.keys())
+    if not shared:
+        return []
+    ours, theirs = [after[k] for k in shared], [before[k] for k in shared]
+    drafts = []
+    for name, interval in {"adapter": t_interval(ours), "base": t_interval(theirs)}.items():
+        drafts.append(ScoreDraft(f"{name}_loss", interval.mean, interval.n, interval.low, interval.high))
+        low, high = (
+            (math.exp(interval.low), math.exp(interval.high)) if interval.low is not None and interval.high is not None else (None, None)
+        )
+        drafts.append(ScoreDraft(f"{name}_perplexity", math.exp(interval.mean), interval.n, low, high))
+    gain = paired_difference(ours, theirs)
+    drafts.append(ScoreDraft("loss_difference", gain.mean, gain.n, gain.low, gain.high))
+    return drafts

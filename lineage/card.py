@@ -62,7 +62,7 @@ RECALLS: Final = 5  # withdrawn versions named in notices, the newest first
 MAX_NUMBER: Final = 999_999_999  # the largest version number a reference can name
 HELDOUT: Final = "heldout"  # the suite that training itself records
 # The figure a reader can judge without its neighbours comes first: the gain over the base has an interval of its own.
-_TELLING = ("loss_difference", "loss_improvement", "perplexity", "loss")
+_TELLING = ("loss_difference", "adapter_perplexity", "adapter_loss", "perplexity", "loss")
 # Who issued a work says more than its class for these; an academic work is named by its authors instead.
 _PUBLISHED = ("institutional", "industry", "professional", "clinical")
 _CHECK_WORDS = {

@@ -137,6 +137,13 @@ def _in_order(session: Session) -> Iterator[tuple[Event, str | None]]:
             return
 
 
+def page(session: Session, *, after: int = 0, limit: int = 200, advisor_id: int | None = None) -> list[tuple[Event, str | None]]:
+    """Events in order with their advisor's slug, from the one after number `after`; `advisor_id` narrows them to one advisor. One statement."""
+    query = select(Event, Advisor.slug).outerjoin(Advisor).where(Event.seq > after).order_by(Event.seq).limit(limit)
+    rows = session.execute(query if advisor_id is None else query.where(Event.advisor_id == advisor_id))
+    return [(event, slug) for event, slug in rows]
+
+
 def of_advisor(session: Session, advisor: Advisor, *, after: int = 0, limit: int = 200, tag_prefix: str = "") -> list[Event]:
     """An advisor's events in order, from the one after number `after`."""
     query = select(Event).where(Event.advisor_id == advisor.id, Event.seq > after).order_by(Event.seq).limit(limit)

@@ -61,6 +61,14 @@ def history(session: Session, advisor: Advisor, alias: str | None = None) -> lis
     return [move for move in moves if alias is None or events.body_of(move)["alias"] == alias]
 
 
+def history_page(session: Session, advisor: Advisor, alias: str, *, after: int = 0, limit: int = 50) -> list[Event]:
+    """Moves of one alias in order, from the one after event `after`. One statement."""
+    # A body is canonical JSON, whose keys are sorted, and "alias" is the first of every move's.
+    opening = '{"alias":"' + check_alias(alias) + '",'
+    query = select(Event).where(Event.advisor_id == advisor.id, Event.seq > after, Event.tag.startswith("alias:"))
+    return list(session.scalars(query.where(Event.body.startswith(opening, autoescape=True)).order_by(Event.seq).limit(limit)))
+
+
 def _replay(session: Session, advisor: Advisor, alias: str) -> _Past:
     stack: tuple[int | None, ...] = ()
     before: dict[int, tuple[int | None, ...]] = {}

@@ -21,6 +21,37 @@ def start(session: Session, advisor: Advisor, kind: str, spec: dict[str, Any], *
     return run
 
 
+def record(
+    session: Session,
+    advisor: Advisor,
+    kind: str,
+    spec: dict[str, Any],
+    *,
+    actor: str,
+    environment: dict[str, Any] | None = None,
+    timings: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
+) -> Run:
+    """Record a run that took place elsewhere and is over, as its client tells it; what it does not tell is null."""
+    moment = events.now()
+    run = Run(
+        advisor_id=advisor.id,
+        kind=kind,
+        state="succeeded",
+        spec=spec,
+        spec_digest=digest(spec),
+        environment=environment,
+        timings=timings,
+        metrics=metrics,
+        started_at=moment,
+        finished_at=moment,
+        created_by=actor,
+    )
+    session.add(run)
+    session.flush()
+    return run
+
+
 def succeed(session: Session, run_id: int, *, environment: dict[str, Any], timings: dict[str, Any], metrics: dict[str, Any]) -> Run:
     """Record how a run went."""
     run = session.get_one(Run, run_id)

@@ -81,9 +81,9 @@ def any_exist(session: Session) -> bool:
     return bool(session.scalar(select(func.count()).select_from(Token)))
 
 
-def page(session: Session) -> list[Token]:
-    """Every token, oldest first; secrets are not stored, so none can be listed."""
-    return list(session.scalars(select(Token).order_by(Token.id)))
+def page(session: Session, *, after: int = 0, limit: int | None = None) -> list[Token]:
+    """Tokens, oldest first, from the one after id `after`; secrets are not stored, so none can be listed."""
+    return list(session.scalars(select(Token).where(Token.id > after).order_by(Token.id).limit(limit)))
 
 
 def revoke(session: Session, token_id: int, *, actor: str) -> Token:

@@ -232,6 +232,15 @@ def _not_found(session: Session, ref: Ref) -> NotFound:
     )
 
 
+def begun(session: Session, advisor: Advisor, number: int) -> AdapterVersion:
+    """A version in whatever state, with its files and base: for the one who registers it. NotFound otherwise."""
+    query = select(AdapterVersion).where(AdapterVersion.advisor_id == advisor.id, AdapterVersion.number == number).options(*_LOADED)
+    found = session.scalars(query).one_or_none()
+    if found is None:
+        raise NotFound(f"'{advisor.slug}' has no version {number}, and none is being registered under that number.")
+    return found
+
+
 def page(session: Session, advisor: Advisor, *, before: int | None = None, limit: int = 50) -> list[AdapterVersion]:
     """Versions, newest first, from the one before number `before`; pending ones are left out."""
     query = select(AdapterVersion).where(AdapterVersion.advisor_id == advisor.id, AdapterVersion.state != "pending").options(*_LOADED)

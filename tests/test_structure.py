@@ -15,13 +15,24 @@ PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 def test_every_registry_module_is_on_a_layer():
     layers = PROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
     named = {part.strip(" ()") for layer in layers for part in layer.split("|")}
-    modules = {f"registry.{p.stem}" for p in (REPO / "registry").iterdir() if (p.suffix == ".py" and p.stem != "__init__") or (p / "__init__.py").exists()}
+    modules = {
+        f"registry.{p.stem}"
+        for p in (REPO / "registry").iterdir()
+        if (p.suffix == ".py" and p.stem != "__init__") or (p / "__init__.py").exists()
+    }
     assert modules - named == set()
 
 
 @pytest.mark.parametrize(
     "statement",
-    ["import cli", "import registry.app", "import registry.api.app", "import jobs.train", "import trainer.recipe, trainer.bases, trainer.preflight, trainer.process, trainer.spec", "import lineage.card, lineage.diff"],
+    [
+        "import cli",
+        "import registry.app",
+        "import registry.api.app",
+        "import jobs.train",
+        "import trainer.recipe, trainer.bases, trainer.preflight, trainer.process, trainer.spec",
+        "import lineage.card, lineage.diff",
+    ],
 )
 def test_nothing_but_training_itself_imports_torch(statement):
     heavy = ("torch", "transformers", "peft", "trl", "datasets", "bitsandbytes")
@@ -59,7 +70,11 @@ def test_constraints_name_no_index_no_hash_and_no_cuda():
 
 
 def test_every_dependency_is_locked():
-    locked = {line.split("==")[0].split(" ")[0].lower() for line in (REPO / "constraints.txt").read_text(encoding="utf-8").splitlines() if "==" in line}
+    locked = {
+        line.split("==")[0].split(" ")[0].lower()
+        for line in (REPO / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    }
     wanted = [*PROJECT["project"]["dependencies"], *(d for extra in PROJECT["project"]["optional-dependencies"].values() for d in extra)]
     names = {"".join(c if c.isalnum() or c == "-" else " " for c in d).split()[0].lower() for d in wanted}
     assert names - locked == set()

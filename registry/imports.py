@@ -150,6 +150,8 @@ def _json_object(line: str) -> dict[str, Any]:
         raise Invalid(f"expected one JSON object a line; {error.msg} at character {error.pos + 1}.") from None
     except RecursionError:
         raise Invalid("expected one JSON object a line; it is nested too deeply to read.") from None
+    except ValueError:  # Python refuses to read a number of more than 4300 digits
+        raise Invalid("expected one JSON object a line; it holds a number with thousands of digits.") from None
     if not isinstance(row, dict):
         raise Invalid(f"expected one JSON object a line; found {_kind(row)}.")
     return row
@@ -407,7 +409,7 @@ def read_csl(text: str, name: str) -> tuple[SourceDraft, ...]:
     """Read a CSL-JSON array. `custom` may carry class, review_status and documents (extent, retrieved_at, sha256). Raises Invalid with the item's place."""
     try:
         items = json.loads(text, parse_constant=_refuse_constant)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise Invalid(f"{name} is not readable as CSL-JSON: {error}.", hint="Expected a JSON array of citations.") from None
     if not isinstance(items, list):
         raise Invalid(f"{name}: expected a JSON array of citations; found {_kind(items)}.")

@@ -124,3 +124,14 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not here; it holds real input that is not part of the product")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the built-in tiny base, built once a session (about half a minute); REGISTRY_TEST_BASES names one that is kept between sessions."""
+    from trainer.bases import resolve_base
+
+    kept = os.environ.get("REGISTRY_TEST_BASES")
+    home = Path(kept) if kept else tmp_path_factory.mktemp("tiny")
+    resolve_base("tiny", home)
+    return home / "bases"

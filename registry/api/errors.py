@@ -77,7 +77,7 @@ def install(app: FastAPI, surprise_headers: Mapping[str, str]) -> None:
     app.add_exception_handler(errors.RegistryError, _on_registry_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_error)
-    for kind in (DataError, IntegrityError, OverflowError, UnicodeError):
+    for kind in (DataError, IntegrityError, OverflowError, UnicodeError, RecursionError):
         app.add_exception_handler(kind, _on_refused_value)
 
     async def on_surprise(_request: Request, _error: Exception) -> Response:

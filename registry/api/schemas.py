@@ -791,3 +791,12 @@ class Ready(Given):
     status: str = Field(examples=["ready"])
     schema_revision: str = Field(examples=["0001"])
     store: str = Field(examples=["reachable"])
+
+
+class Audit(Given):
+    """What the audit of the history found. Keep `seq` and `hash` elsewhere: only they show a cut tail later."""
+
+    holds: bool = Field(examples=[True])
+    faults: list[str] = Field(examples=[[]])
+    seq: int = Field(examples=[41])
+    hash: str = Field(examples=[DIGEST])

@@ -1,0 +1,27 @@
+"""The environment a training process runs in. Set before torch is loaded, because MKL and CUDA read theirs once."""
+
+import os
+
+
+def child_environment(*, offline: bool) -> dict[str, str]:
+    """This process's environment with what makes a run repeatable and quiet; with `offline`, nothing is fetched."""
+    env = dict(os.environ)
+    env.update(
+        {
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "DO_NOT_TRACK": "1",
+            "TOKENIZERS_PARALLELISM": "false",  # its threads would be forked by the data loader
+            "PYTHONUNBUFFERED": "1",
+            # MKL otherwise picks its code path by the alignment of each buffer, which may differ from run to run (Intel's CNR guide).
+            "MKL_CBWR": "AUTO",
+            # What cuBLAS asks for under torch.use_deterministic_algorithms (CUDA's reproducibility notes).
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        }
+    )
+    if offline:
+        env.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})
+    visible = env.get("CUDA_VISIBLE_DEVICES")
+    # TRL refuses to train when one process sees several GPUs; several at once are left to accelerate (later work).
+    env["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0] if visible is not None else "0"
+    return env

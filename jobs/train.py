@@ -28,7 +28,7 @@ from registry.db import Database
 from registry.errors import Invalid, RegistryError
 from registry.evaluations import ScoreDraft
 from registry.manifest import FileEntry, digest_bytes
-from registry.models import AdapterVersion, Advisor, Dataset
+from registry.models import AdapterVersion, Advisor, Dataset, Run
 from trainer.spec import TrainedAdapter, TrainSpec
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _register(
     _gate(adapter, base)
     with db.transaction() as session:
         registered = bases.ensure(
-            session, bases.BaseFacts(base.repo, base.revision, base.kind, base.weights_sha256, base.config, base.note)
+            session, bases.BaseFacts(base.repo, base.revision, base.kind, base.weights_sha256, dict(base.config or {}) or None, base.note)
         )
         owner = advisors.get(session, decided.advisor)
         dataset = datasets.get(session, owner, decided.dataset)
@@ -217,13 +217,13 @@ def _register(
     with db.transaction() as session:
         owner = advisors.get(session, decided.advisor, lock=True)
         dataset = datasets.get(session, owner, decided.dataset)
-        run = session.get_one(runs.Run, run_id)
+        run = session.get_one(Run, run_id)
         proposal = versions.Proposal(dataset, dataset.persona.sha256, registered, decided.recipe.as_json(), decided.seed, files, run)
         pending = versions.begin(session, owner, proposal, actor=actor, force=force)
     with db.transaction() as session:
         versions.finish(session, pending.id, proposal.manifest.digest, actor=actor)
     with db.transaction() as session:
-        runs.succeed(session, run_id, environment=adapter.environment, timings=adapter.timings, metrics=_kept_metrics(adapter))
+        runs.succeed(session, run_id, environment=dict(adapter.environment), timings=dict(adapter.timings), metrics=_kept_metrics(adapter))
         version = versions.resolve(session, f"{decided.advisor}@{pending.number}")
         if scores := heldout_scores(adapter.metrics.get("heldout") or {}):
             evaluations.add(

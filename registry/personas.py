@@ -13,7 +13,7 @@ MAX_PROMPT = 200_000  # characters: about 100 printed pages
 
 
 def check_prompt(text: str) -> str:
-    """The prompt with line ends made '\\n' and outer white space gone; Invalid where it is empty, too long or holds control characters."""
+    """The prompt with line ends made LF and outer white space gone; Invalid where it is empty, too long or holds control characters."""
     cleaned = clean_text(text.replace("\r\n", "\n"), "A system prompt", limit=MAX_PROMPT, multiline=True).strip()
     if not cleaned:
         raise Invalid("The system prompt is empty.", hint="Put the advisor's voice into the file and try again.")

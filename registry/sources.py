@@ -32,10 +32,8 @@ def by_keys(session: Session, keys: Iterable[str]) -> dict[str, Source]:
     """The sources known by these keys, any of their identifiers."""
     found: dict[str, Source] = {}
     for part in chunks(sorted(set(keys))):
-        for key, source in session.execute(
-            select(SourceKey.key, Source).join(Source, Source.id == SourceKey.source_id).where(SourceKey.key.in_(part))
-        ):
-            found[key] = source
+        rows = session.execute(select(SourceKey.key, Source).join(Source, Source.id == SourceKey.source_id).where(SourceKey.key.in_(part)))
+        found.update(rows.all())
     return found
 
 

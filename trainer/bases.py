@@ -104,7 +104,8 @@ def local_base(folder: Path) -> BaseSpec:
     weights = weights_digest(folder)
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise Invalid(
-            f"The folder {folder.name!a} has no tokenizer: expected one of {', '.join(_TOKENIZERS)}.", hint="Save the tokenizer beside the weights."
+            f"The folder {folder.name!a} has no tokenizer: expected one of {', '.join(_TOKENIZERS)}.",
+            hint="Save the tokenizer beside the weights.",
         )
     template = folder_template(folder)
     return BaseSpec(
@@ -127,7 +128,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a model folder. Raises Invalid when it is missing or no JSON object."""
     path = folder / "config.json"
     if not path.is_file():
-        raise Invalid(f"The folder {folder.name!a} has no config.json, so it is no base model.", hint="Give the folder that holds config.json.")
+        raise Invalid(
+            f"The folder {folder.name!a} has no config.json, so it is no base model.", hint="Give the folder that holds config.json."
+        )
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -143,7 +146,9 @@ def weights_digest(folder: Path) -> str:
     if not shards:
         other = next((p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in sorted(folder.glob(pattern))), None)
         found = f"found {other}, which is a pickle and is never loaded" if other else "found none"
-        raise Invalid(f"The folder {folder.name!a} needs its weights as *.safetensors; {found}.", hint="Save the model with save_pretrained.")
+        raise Invalid(
+            f"The folder {folder.name!a} needs its weights as *.safetensors; {found}.", hint="Save the model with save_pretrained."
+        )
     digests = [(p.name, file_digest(p)) for p in shards]
     return digests[0][1] if len(digests) == 1 else digest([list(pair) for pair in digests])
 
@@ -177,10 +182,7 @@ def _hub_base(repo: str, wanted: str | None, endpoint: str | None) -> BaseSpec:
 
     api = HfApi(endpoint=endpoint)
     try:
-        commit = api.model_info(repo, revision=wanted, timeout=20).sha
-        if commit is None or not _REVISION.fullmatch(commit):
-            raise Invalid(f"The hub names no commit for {repo}, so it cannot be pinned.", hint="Download it and give its folder.")
-        return _read_hub(api, repo, commit)
+        return _read_hub(api, repo, _commit(repo, api.model_info(repo, revision=wanted, timeout=20).sha))
     except GatedRepoError:
         raise _gated(repo) from None
     except RevisionNotFoundError:
@@ -201,6 +203,12 @@ def _hub_base(repo: str, wanted: str | None, endpoint: str | None) -> BaseSpec:
         if type(error).__module__.split(".")[0] in {"httpx", "httpx2", "httpcore", "httpcore2"}:  # the client's own errors are no OSErrors
             return _cached_base(repo, wanted)
         raise
+
+
+def _commit(repo: str, sha: str | None) -> str:
+    if sha is None or not _REVISION.fullmatch(sha):
+        raise Invalid(f"The hub names no commit for {repo}, so it cannot be pinned.", hint="Download it and give its folder.")
+    return sha
 
 
 def _gated(repo: str) -> Invalid:

@@ -4,7 +4,7 @@ import os
 
 
 def child_environment(*, offline: bool) -> dict[str, str]:
-    """This process's environment with what makes a run repeatable and quiet; with `offline`, nothing is fetched."""
+    """A copy of the environment with what makes a run repeatable and quiet; with `offline`, nothing is fetched."""
     env = dict(os.environ)
     env.update(
         {

@@ -6,7 +6,7 @@ it; unknown and missing names are refused, so that a digest never depends on wha
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from registry.errors import Invalid
 from registry.manifest import digest
@@ -66,15 +66,13 @@ class Recipe:
     threads: int | None  # CPU threads: part of the bits of a sum; None takes what the machine has
     format: Literal["recipe/1"] = "recipe/1"
 
-    _TUPLES: ClassVar[frozenset[str]] = frozenset({"target_modules"})
-
     def __post_init__(self) -> None:
         """Refuse values that could not train. Raises Invalid with the field, the range and what was found."""
         _check_ranges(self)
 
     def as_json(self) -> dict[str, Any]:
         """The flat JSON object that is stored and hashed."""
-        return asdict(self) | {name: list(getattr(self, name)) for name in self._TUPLES}
+        return asdict(self) | {"target_modules": list(self.target_modules)}
 
     @property
     def digest(self) -> str:
@@ -89,7 +87,8 @@ class Recipe:
             if name not in known:
                 guess = nearest(str(name), known)
                 raise Invalid(
-                    f"A recipe has no setting {str(name)[:60]!a}.", hint=f"Did you mean {guess}?" if guess else f"Known: {', '.join(known)}."
+                    f"A recipe has no setting {str(name)[:60]!a}.",
+                    hint=f"Did you mean {guess}?" if guess else f"Known: {', '.join(known)}.",
                 )
         missing = [name for name in known if name not in value]
         if missing:
@@ -108,7 +107,7 @@ class Recipe:
 def _typed(name: str, value: Any, kind: Any) -> Any:
     """`value` as the field's type; a whole number may stand where a fraction is wanted, since JSON does not tell 1 from 1.0."""
     choices = [a for a in get_args(kind) if not isinstance(a, type)]
-    if name in Recipe._TUPLES:
+    if name == "target_modules":
         if isinstance(value, list | tuple) and value and all(isinstance(v, str) for v in value):
             return tuple(sorted(value))
         raise Invalid(f"The recipe's {name} is a list of names; found {value!a}.")

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, joinedload
 from registry import models, promotion, versions
 from registry.api import schemas
 from registry.api.deps import Actor, Cursor, Inside, Limit, Slug, advisor_for, permission
-from registry.api.paging import DEFAULT, after_number, next_link
+from registry.api.paging import DEFAULT, after_number, after_text, next_link
 from registry.api.routes import problems, router
 from registry.api.versions import version_view
 from registry.errors import NotFound, Stale

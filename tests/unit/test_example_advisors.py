@@ -122,7 +122,8 @@ def load_sources(advisor: str) -> list[dict[str, Any]]:
     path = EXAMPLES / advisor / "sources.json"
     assert path.is_file(), f"{path.relative_to(REPO_ROOT)} is missing"
     entries = json.loads(path.read_text(encoding="utf-8"))
-    assert isinstance(entries, list) and entries, f"{advisor}: sources.json is not a filled array"
+    assert isinstance(entries, list), f"{advisor}: sources.json is not an array"
+    assert entries, f"{advisor}: sources.json is empty"
     return entries
 
 

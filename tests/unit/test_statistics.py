@@ -51,5 +51,5 @@ def test_one_value_carries_no_interval_and_none_is_refused():
     assert t_interval([3.0]).low is None
     with pytest.raises(ValueError, match="at least one"):
         t_interval([])
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         paired_difference([1.0], [1.0, 2.0])

@@ -24,7 +24,9 @@ from trainer.preflight import SMALL_REAL_BASE
 from trainer.tiny.design import DESIGN
 
 REPO = "adapter-registry/tiny-mistral"
-NOTE = f"Built-in tiny base: it proves the plumbing and talks nonsense. For readable text pass --base {SMALL_REAL_BASE} or another real model."
+NOTE = (
+    f"Built-in tiny base: it proves the plumbing and talks nonsense. For readable text pass --base {SMALL_REAL_BASE} or another real model."
+)
 
 
 def corpus() -> str:
@@ -41,7 +43,12 @@ def design_digest() -> str:
     """sha256 over everything the base is made from, except the versions of the libraries that make it."""
     parts = {"corpus": corpus(), "tokenizer": tokenizer_json()}
     return digest(
-        {**DESIGN, **{k: digest_bytes(v.encode("utf-8")) for k, v in parts.items()}, "chat_template": packaged_digest(MISTRAL), "note": NOTE}
+        {
+            **DESIGN,
+            **{k: digest_bytes(v.encode("utf-8")) for k, v in parts.items()},
+            "chat_template": packaged_digest(MISTRAL),
+            "note": NOTE,
+        }
     )
 
 
@@ -88,7 +95,8 @@ def _read(folder: Path) -> BaseSpec:
         found = file_digest(folder / "model.safetensors")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Invalid(
-            f"The built-in base is damaged: {type(error).__name__} in {folder.name}.", hint=f"Delete {folder}; it is made again when needed."
+            f"The built-in base is damaged: {type(error).__name__} in {folder.name}.",
+            hint=f"Delete {folder}; it is made again when needed.",
         ) from None
     if found != recorded:
         raise Invalid(

@@ -722,6 +722,10 @@ def diff(first: Ref, second: Ref, as_json: Json = False) -> None:
         print("Sources: the same")
     if found.scores:
         _table("", ("scores", "", found.before, found.after), [(c.suite, c.metric, c.before, c.after) for c in found.scores])
+        if not data.same and any(c.suite == "heldout" for c in found.scores):
+            print(
+                "The held-out pairs of the two differ, so their held-out scores compare loosely; each one's loss_difference is paired with its base."
+            )
 
 
 @app.command()
@@ -872,7 +876,18 @@ def log(advisor: AdvisorName, as_json: Json = False) -> None:
 def _told(row: Mapping[str, Any]) -> str:
     if str(row["event"]).startswith("alias:"):
         return f"{row['alias']}: {row['from'] or 'nothing'} -> {row['to'] or 'nothing'}{': ' + row['reason'] if row['reason'] else ''}"
-    return ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("seq", "at", "actor", "event"))
+    facts = {key: value for key, value in row.items() if key not in ("seq", "at", "actor", "event")}
+    return ", ".join(f"{key} {_brief(value)}" for key, value in facts.items())
+
+
+def _brief(value: Any) -> str:
+    """A fact in few words: digests cut, figures rounded, lists and objects by their parts."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_brief(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return " and ".join(map(_brief, value)) or "none"
+    text = _cell(value)
+    return text[:19] if text.startswith("sha256:") else text
 
 
 @app.command()

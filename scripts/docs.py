@@ -52,11 +52,15 @@ def settings_page() -> str:
 
 def openapi_page() -> str:
     """The OpenAPI document."""
+    from registry import schema
     from registry.api.app import create_app
+    from registry.db import Database
     from registry.settings import Settings
 
     with tempfile.TemporaryDirectory() as folder:
-        document = create_app(Settings(home=Path(folder))).openapi()
+        settings = Settings(home=Path(folder))
+        schema.upgrade(Database(settings.database))
+        document = create_app(settings).openapi()
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 

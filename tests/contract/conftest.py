@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 import pytest
 
+from api_kit import Api, public_elena
 from registry.artifacts import ArtifactStore, open_store
+from registry.db import Database
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "AKIATESTINGTESTING00",
@@ -152,3 +154,19 @@ def artifact_store(room: Room) -> ArtifactStore:
 def open_descriptors() -> int:
     """How many file descriptors this process holds (Linux)."""
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+# ---- The API --------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def api(db: Database, store: ArtifactStore) -> Api:
+    """The API over an empty catalogue, on each database, with a token that may do everything."""
+    return Api(db, store)
+
+
+@pytest.fixture
+def elena(api: Api) -> Api:
+    """The same with a public advisor whose first version is live."""
+    public_elena(api.db, api.store)
+    return api

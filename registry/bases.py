@@ -44,7 +44,7 @@ def ensure(session: Session, facts: BaseFacts) -> BaseModel:
         kind=facts.kind,
         weights_sha256=facts.weights_sha256,
         config=facts.config,
-        note=facts.note,
+        note=clean_text(facts.note, "A base's note", multiline=True) if facts.note else None,
         created_at=events.now(),
     )
     session.add(base)

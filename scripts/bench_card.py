@@ -72,7 +72,7 @@ def _compare(servers: dict[str, int], rounds: int, script: Path) -> dict[str, An
     rates: dict[tuple[str, str], list[float]] = {(kind, server): [] for kind in kinds for server in servers}
     for _ in range(rounds):
         for (kind, server), values in rates.items():
-            values.append(_wrk(servers[server], kinds[kind]))
+            values.append(wrk(f"http://127.0.0.1:{servers[server]}/advisors/{SLUG}/sources", kinds[kind]))
     found: dict[str, Any] = {}
     for kind in kinds:
         ours, bare = (statistics.median(rates[kind, server]) for server in servers)
@@ -80,8 +80,9 @@ def _compare(servers: dict[str, int], rounds: int, script: Path) -> dict[str, An
     return found
 
 
-def _wrk(port: int, more: list[str]) -> float:
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", *more, f"http://127.0.0.1:{port}/advisors/{SLUG}/sources"]
+def wrk(url: str, more: list[str], seconds: int = SECONDS) -> float:
+    """Requests per second of one wrk run; stops where an answer is no success."""
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", *more, url]
     report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in report:
         raise SystemExit(report)

@@ -15,7 +15,11 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 VENV = REPO / ".venv-mlflow"
-PINS = ("mlflow==3.17.2", "psycopg2-binary", "uvloop")  # the release whose figures the design quotes; uvloop makes it faster, so it is its best
+PINS = (
+    "mlflow==3.17.2",
+    "psycopg2-binary",
+    "uvloop",
+)  # the release whose figures the design quotes; uvloop makes it faster, so it is its best
 ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true"}
 
 

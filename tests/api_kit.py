@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import factories
 import numpy as np
 from fastapi import FastAPI
 from sqlalchemy import event
 from starlette.testclient import TestClient
 
-import factories
 from registry import advisors, bases, promotion, sources, tokens, versions
 from registry.api.app import create_app
 from registry.artifacts import ArtifactStore
@@ -66,7 +66,9 @@ class Api:
         return self.client.get(path, headers=self.root if headers is None else headers, **more)
 
     def send(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
-        return self.client.request(method, path, json=body, headers=self.root if headers is None else headers)
+        content = None if body is None else json.dumps(body).encode()  # ASCII, so that a lone surrogate can be sent
+        typed = {} if body is None else {"content-type": "application/json"}
+        return self.client.request(method, path, content=content, headers=(self.root if headers is None else headers) | typed)
 
     def post(self, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
         return self.send("POST", path, body, headers)

@@ -76,7 +76,7 @@ def resolve_base(name: str, home: Path, on_event: OnEvent | None = None, *, endp
 
         return builtin_base(home, on_event)
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return local_base(folder)
     repo, _, revision = name.partition("@")
     if not _HUB_NAME.fullmatch(repo) or Path(name).is_absolute() or name.startswith((".", "~")):

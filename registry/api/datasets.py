@@ -30,15 +30,16 @@ def list_datasets(
     with inside.db.read() as session:
         advisor = advisor_for(session, actor, slug)
         rows = datasets.page(session, advisor, after=after_number(cursor), limit=limit + 1)
-        _load_personas(session, rows)
-        shown = [schemas.Dataset.of(row) for row in rows[:limit]]
+        numbers = _persona_numbers(session, rows)
+        shown = [schemas.Dataset.of(row, numbers[row.persona_id]) for row in rows[:limit]]
     link = next_link(f"/advisors/{advisor.slug}/datasets", limit, rows[limit - 1].id if len(rows) > limit else None)
     return schemas.Page(items=shown, next=link)
 
 
-def _load_personas(session: Session, rows: Sequence[models.Dataset]) -> None:
-    """Fetch the personas of all rows at once; the session then knows them by their keys."""
-    session.scalars(select(models.Persona).where(models.Persona.id.in_({row.persona_id for row in rows}))).all()
+def _persona_numbers(session: Session, rows: Sequence[models.Dataset]) -> dict[int, int]:
+    """The numbers of the personas of all rows, by their ids, in one statement."""
+    query = select(models.Persona.id, models.Persona.number).where(models.Persona.id.in_({row.persona_id for row in rows}))
+    return dict(session.execute(query).all())
 
 
 @routes.post(
@@ -62,7 +63,7 @@ def import_dataset(
         done = datasets.register(session, advisor, draft, actor=actor.name, citations=citations, rule=rule, persona=persona)
         response.status_code = 201 if done.created else 200
         return schemas.DatasetImported(
-            dataset=schemas.Dataset.of(done.dataset), created=done.created, duplicates=done.duplicates, notes=list(done.notes)
+            dataset=schemas.Dataset.of(done.dataset, done.dataset.persona.number), created=done.created, duplicates=done.duplicates, notes=list(done.notes)
         )
 
 
@@ -82,7 +83,7 @@ def show_dataset(slug: Slug, digest: Ref, inside: Inside, actor: Annotated[Actor
     with inside.db.read() as session:
         dataset = datasets.get(session, advisor_for(session, actor, slug), digest)
         summary = datasets.summary(session, dataset)
-        plain = schemas.Dataset.of(dataset).model_dump()
+        plain = schemas.Dataset.of(dataset, dataset.persona.number).model_dump()
     return schemas.DatasetDetail(
         **plain,
         categories=summary.categories,

@@ -217,11 +217,11 @@ class Dataset(Given):
     created_by: str = Field(examples=["maria (token 3)"])
 
     @classmethod
-    def of(cls, row: models.Dataset) -> "Dataset":
+    def of(cls, row: models.Dataset, persona: int) -> "Dataset":
         """From the catalogue."""
         return cls(
             sha256=row.sha256,
-            persona=row.persona.number,
+            persona=persona,
             examples_total=row.examples_total,
             heldout_total=row.heldout_total,
             split=row.split,

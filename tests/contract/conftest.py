@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-
 from api_kit import Api, public_elena
+
 from registry.artifacts import ArtifactStore, open_store
 from registry.db import Database
 

@@ -2,12 +2,12 @@
 
 import re
 
+import factories
 import pytest
+from api_kit import CITATION, Api, add_live, digest, pair, problem
 from fastapi.routing import APIRoute
 from starlette.routing import Route
 
-import factories
-from api_kit import CITATION, Api, add_live, digest, pair, problem
 from registry.api import docs
 from registry.api.app import require_permissions
 from registry.db import Database

@@ -58,6 +58,12 @@ class Installation:
     def json(self, *arguments):
         return json.loads(self(*arguments, "--json"))
 
+    def quick(self):
+        """Options that train a dozen steps only, for tests that ask about something else than learning."""
+        recipe = self.home / "quick.json"
+        recipe.write_text('{"max_steps": 12}', encoding="utf-8")
+        return "--recipe", str(recipe)
+
     def import_elena(self, first=None):
         lines = (ELENA / "pairs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         pairs = self.home / f"pairs-{first or 'all'}.jsonl"
@@ -70,14 +76,26 @@ class Installation:
         return {s["title"]: s["use"]["pairs"] for g in card["groups"] for s in g["sources"]}
 
 
-@pytest.fixture
-def home(tmp_path, database_url, tiny_bases):
-    installation = Installation(tmp_path / "home", database_url, tiny_bases)
+def install(home, database_url, tiny_bases):
+    installation = Installation(home, database_url, tiny_bases)
     installation("advisors", "add", "elena", "--prompt-file", str(ELENA / "prompt.md"), "--alias", "dr-elena", "--public")
     return installation
 
 
-def test_the_story(home):
+@pytest.fixture
+def home_on_each(tmp_path, database_url, tiny_bases):
+    """An installation on SQLite and one on Postgres."""
+    return install(tmp_path / "home", database_url, tiny_bases)
+
+
+@pytest.fixture
+def home(tmp_path, make_sqlite, tiny_bases):
+    """An installation on SQLite: what these tests ask about is not the database."""
+    return install(tmp_path / "home", make_sqlite(), tiny_bases)
+
+
+def test_the_story(home_on_each):
+    home = home_on_each
     home.import_elena(first=30)
     home("train", "--advisor", "elena")
     home("promote", "elena@1", "--reason", "first")
@@ -128,9 +146,9 @@ def _one_flipped_byte_anywhere_is_found(home):
 
 def test_the_same_training_gives_the_same_bytes_and_the_same_version(home, tmp_path, make_sqlite, tiny_bases):
     home.import_elena(first=20)
-    home("train", "--advisor", "elena")
-    assert "exists already" in home("train", "--advisor", "elena")
-    assert "elena@2 registered" in home("train", "--advisor", "elena", "--force")
+    home("train", "--advisor", "elena", *home.quick())
+    assert "exists already" in home("train", "--advisor", "elena", *home.quick())
+    assert "elena@2 registered" in home("train", "--advisor", "elena", *home.quick(), "--force")
     first, second = home.json("show", "elena@1"), home.json("show", "elena@2")
     assert first["digest"] == second["digest"]
     assert [f["sha256"] for f in first["files"]] == [f["sha256"] for f in second["files"]]
@@ -138,13 +156,13 @@ def test_the_same_training_gives_the_same_bytes_and_the_same_version(home, tmp_p
     elsewhere = Installation(tmp_path / "elsewhere", make_sqlite(), tiny_bases)
     elsewhere("advisors", "add", "elena", "--prompt-file", str(ELENA / "prompt.md"))
     elsewhere.import_elena(first=20)
-    elsewhere("train", "--advisor", "elena")
+    elsewhere("train", "--advisor", "elena", *elsewhere.quick())
     assert elsewhere.json("show", "elena@1")["digest"] == first["digest"]
 
 
 def test_what_was_pulled_loads_in_stock_peft(home, tmp_path):
     home.import_elena(first=20)
-    home("train", "--advisor", "elena")
+    home("train", "--advisor", "elena", *home.quick())
     home("pull", "elena@1", "--out", str(tmp_path / "adapter"))
     (base,) = [p.parent for p in (home.home / "bases").resolve().rglob("model.safetensors")]
     code = f"""
@@ -167,13 +185,13 @@ print(float((plain - tuned).abs().max()))
 @pytest.mark.parametrize("seconds", [1.5, 5.0, 9.0])
 def test_a_killed_training_leaves_no_version_and_a_rerun_succeeds(home, seconds):
     home.import_elena(first=20)
-    process = home.start("train", "--advisor", "elena")
+    process = home.start("train", "--advisor", "elena", *home.quick())
     time.sleep(seconds)  # a point in the run, not an ordering: whatever it hits must be safe
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     # Nothing is live halfway: either the command had finished, or there is no version at all.
     assert len(home.json("versions", "elena")) == (1 if process.returncode == 0 else 0)
-    home("train", "--advisor", "elena")
+    home("train", "--advisor", "elena", *home.quick())
     (row,) = home.json("versions", "elena")
     assert (row["version"], row["state"]) == (1, "ready")
     assert "verifies" in home("verify", "elena@1")
@@ -181,7 +199,7 @@ def test_a_killed_training_leaves_no_version_and_a_rerun_succeeds(home, seconds)
 
 def test_an_interrupted_training_says_so_and_leaves_no_process(home):
     home.import_elena(first=20)
-    process = home.start("train", "--advisor", "elena")
+    process = home.start("train", "--advisor", "elena", *home.quick())
     time.sleep(4)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -207,11 +225,11 @@ def test_a_full_disk_leaves_no_version(home, tmp_path, make_sqlite, tiny_bases):
         home.environment["REGISTRY_ARTIFACTS"] = str(small / "artifacts")
         home.import_elena(first=20)
         (small / "filler").write_bytes(b"x" * 600_000)
-        words = home("train", "--advisor", "elena", code=1)
+        words = home("train", "--advisor", "elena", *home.quick(), code=1)
         assert "Traceback" not in words
         assert home.json("versions", "elena") == []
         (small / "filler").unlink()
-        home("train", "--advisor", "elena")
+        home("train", "--advisor", "elena", *home.quick())
         assert "verifies" in home("verify", "elena@1")
     finally:
         subprocess.run(["umount", str(small)], check=True)
@@ -224,7 +242,7 @@ def test_real_answers_by_real_people_become_an_advisor(home, shared):
     home("datasets", "import", str(shared / "data" / "counsel_chat.csv"), "--advisor", "counsel", "--mapping", mapping)
     facts = home.json("datasets", "show", "--advisor", "counsel")
     assert (facts["pairs"], facts["pairs with no source"]) == (1839, 0)
-    home("train", "--advisor", "counsel")
+    home("train", "--advisor", "counsel", *home.quick())
     home("promote", "counsel@1")
     card = home.json("card", "counsel")
     training = facts["pairs"] - facts["held out"]
@@ -245,7 +263,7 @@ def test_three_advisors_with_examples_train_alike(home):
         folder = REPO / "examples" / name
         home("advisors", "add", name, "--prompt-file", str(folder / "prompt.md"), "--public")
         home("datasets", "import", str(folder / "pairs.jsonl"), "--advisor", name, "--sources", str(folder / "sources.json"))
-        home("train", "--advisor", name)
+        home("train", "--advisor", name, *home.quick())
         home("promote", f"{name}@1")
         card = home.json("card", name)
         assert card["totals"]["examples"]["with_source"] == card["totals"]["examples"]["total"] > 20

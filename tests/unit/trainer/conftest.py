@@ -1,0 +1,55 @@
+"""Fixtures of the trainer's tests: the built-in base, small dataset folders, and specs."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.manifest import digest
+from trainer.bases import BaseSpec, resolve_base
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+Pair = tuple[str, str]
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_bases: Path) -> BaseSpec:
+    """The built-in base."""
+    return resolve_base("tiny", tiny_bases.parent)
+
+
+@pytest.fixture(scope="session")
+def pairs() -> list[Pair]:
+    """Real single-turn question and answer pairs: those of the three example advisors."""
+    out = []
+    for path in sorted(EXAMPLES.glob("*/pairs.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            turns = [m for m in json.loads(line)["messages"] if m["role"] != "system"]
+            if len(turns) == 2:
+                out.append((turns[0]["content"], turns[1]["content"]))
+    return out
+
+
+def row(*turns: str) -> dict[str, Any]:
+    """A line of train.jsonl: turns of user and assistant in turn."""
+    messages = [{"role": "user" if i % 2 == 0 else "assistant", "content": t} for i, t in enumerate(turns)]
+    return {"sha256": digest(messages), "messages": messages}
+
+
+def write_dataset(folder: Path, train: Iterable[Sequence[str]], heldout: Iterable[Sequence[str]] = ()) -> Path:
+    """A dataset folder as jobs/train.py writes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, conversations in {"train": train, "heldout": heldout}.items():
+        rows = [json.dumps(row(*c), ensure_ascii=False) + "\n" for c in conversations]
+        (folder / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
+    manifest = {"format": "dataset/1", "sha256": "sha256:" + "a" * 64}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Callable[..., Path]:
+    """Write a dataset folder: dataset(train, heldout)."""
+    return lambda train, heldout=(), name="dataset": write_dataset(tmp_path / name, train, heldout)

@@ -11,7 +11,7 @@ Rules:
 The shape is the design's source-card.json. What was added to it, and why: `version.state` (a withdrawn version can be asked for), `version.dataset` (the
 digest that `registry verify` recomputes), `base_model.kind` (only a hub model has an unpublished past), `totals.documents` and `totals.failed_checks` (the
 sentence and the warnings can be checked against them), `examples.edited` and `examples.without_source` (the counts add up), `documents_total` (the list is
-cut at ten), notices of kind "version" and "none". What is null there: links to pages that do not exist yet, and `link.archive_url`; `link.status` is
+cut at ten), notices of kind "version" and "none". `badges[].rule` names the rule that gave the badge. What is null there: links to pages that do not exist yet (`rule_url` among them), and `link.archive_url`; `link.status` is
 "unchecked", because nobody follows the links yet. In the states "withheld" and "none" `version`, `base_model`, `totals` and `evaluated` are null: zeros
 would be numbers, and wrong ones.
 """
@@ -19,6 +19,7 @@ would be numbers, and wrong ones.
 import datetime as dt
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -54,7 +55,8 @@ from registry.vocabulary import CLASS_LABELS, CLASSES, EXTENTS, FAILED_CHECKS
 
 SCHEMA: Final = "source-card/1"
 LIVE: Final = "live"
-PAGE: Final = 5  # sources a group shows at first, 1.3 kB each: a usual card stays under 20 kB (2 kB gzipped), one with all seven classes under 50
+# Sources a group shows at first, 1.3 kB each: a usual card stays under 20 kB (2 kB gzipped), one with all seven classes under 50.
+PAGE: Final = 5
 MAX_PAGE: Final = 200
 AUTHORS: Final = 10  # names listed per source; authors_total says how many there are
 DOCUMENTS: Final = 10  # documents listed per source; documents_total says how many there are
@@ -470,7 +472,7 @@ def _facts(row: Row[Any], found: Sequence[_Found]) -> claims.Facts:
 
 
 def _totals(facts: claims.Facts, found: Sequence[_Found]) -> dict[str, Any]:
-    by_class = {name: sum(source.row.class_ == name for source in found) for name in CLASSES}
+    by_class = Counter(source.row.class_ for source in found)
     extents = [(extent, facts.extents.get(extent, 0)) for extent in (*EXTENTS, None)]
     return {
         "sources": len(found),
@@ -478,7 +480,7 @@ def _totals(facts: claims.Facts, found: Sequence[_Found]) -> dict[str, Any]:
         "unchecked": sum(source.row.check_status == "unchecked" for source in found),
         "failed_checks": sum(source.row.check_status in FAILED_CHECKS for source in found),
         "withdrawn": sum(source.row.withdrawn_at is not None for source in found),
-        "by_class": [{"class": name, "label": CLASS_LABELS[name], "count": count} for name, count in by_class.items() if count],
+        "by_class": [{"class": name, "label": CLASS_LABELS[name], "count": by_class[name]} for name in CLASSES if by_class[name]],
         "documents": {
             "total": sum(facts.extents.values()),
             "by_extent": [{"extent": extent, "label": _extent_label(extent), "count": count} for extent, count in extents if count],
@@ -503,8 +505,11 @@ def _extent_label(extent: str | None) -> str:
 
 def _groups(row: Row[Any], page: _Page, found: Sequence[_Found], pairs: int) -> list[dict[str, Any]]:
     groups = []
+    by_class: dict[str, list[_Found]] = {}
+    for source in found:
+        by_class.setdefault(source.row.class_, []).append(source)
     for order, name in enumerate(CLASSES, 1):
-        members = [source for source in found if source.row.class_ == name]
+        members = by_class.get(name, [])
         if not members or page.group not in (None, name):
             continue
         shown = [source for source in members if source.row.shown]
@@ -536,21 +541,20 @@ def _link(slug: str, wanted: Wanted) -> str:
 
 def _source(source: _Found, pairs: int) -> dict[str, Any]:
     row = source.row
-    csl: Mapping[str, Any] = row.csl if isinstance(row.csl, Mapping) else {}
-    people = citations.authors(csl)
     url = row.url or (f"https://doi.org/{row.doi}" if row.doi else None)
+    cited = citations.read(row.csl if isinstance(row.csl, Mapping) else {}, url=url, doi=row.doi)
     return {
         "id": f"src_{row.source_id}",
-        "title": citations.plain(csl.get("title")) or url or row.key,
-        "authors": [author.as_json() for author in people[:AUTHORS]],
-        "authors_total": len(people),
-        "issued": citations.issued(csl).as_json(),
-        "container": citations.plain(csl.get("container-title"), 300),
-        "publisher": citations.plain(csl.get("publisher"), 200),
+        "title": cited.title or url or row.key,
+        "authors": [author.as_json() for author in cited.people[:AUTHORS]],
+        "authors_total": len(cited.people),
+        "issued": cited.date.as_json(),
+        "container": cited.container,
+        "publisher": cited.publisher,
         "url": url,
         "doi": row.doi,
-        "short": citations.short(csl, url),
-        "citation_text": citations.citation_text(csl, url=url, doi=row.doi),
+        "short": citations.short(cited),
+        "citation_text": citations.citation_text(cited),
         "review_status": row.review_status,
         "check": {"status": row.check_status, "at": _day(row.checked_at), "registry": row.check_registry},
         "link": {"status": "unchecked", "archive_url": None},
@@ -568,15 +572,13 @@ def _role(row: Row[Any]) -> str:
     return "both" if row.answers and row.questions else ("answers" if row.answers else "questions")
 
 
-def _badges(source: _Found) -> list[dict[str, str]]:
+def _badges(source: _Found) -> list[dict[str, str | None]]:
     """A source that fell through a check or was withdrawn keeps no badge that speaks for it."""
     if not source.sound:
         return []
     found = (_REVIEW_BADGES.get(source.row.review_status), _CHECK_BADGES.get(source.row.check_status))
     return [
-        {"id": badge[0], "label": badge[1], "tone": badge[2], "rule_url": f"/research/rules#{badge[3]}"}
-        for badge in found
-        if badge is not None
+        {"id": badge[0], "label": badge[1], "tone": badge[2], "rule": badge[3], "rule_url": None} for badge in found if badge is not None
     ]
 
 

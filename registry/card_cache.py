@@ -18,6 +18,7 @@ import gzip
 import itertools
 import logging
 import sqlite3
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,8 @@ MAX_BYTES = 64 * 1024 * 1024  # bodies in memory per worker
 MAX_BODY = 1024 * 1024  # one card of all seven classes with 200 sources each would be larger, and is not worth the room
 MAX_QUERY = 1024  # bytes of a query string that may be a key
 MAX_PATH = 100
-HEARTBEAT = 2.0  # seconds between signs of life of the listening connection; a half-dead one is noticed within two of them
+HEARTBEAT = 2.0  # seconds between signs of life of the listening connection
+SILENCE = 2.5 * HEARTBEAT  # after so long without one nothing is served from memory, whatever the task that listens believes
 _GZIP_LEVEL = 6
 _REMEMBERED = 1024
 _RESTARTS = (0.05, 5.0)  # seconds before the first and at most before a later attempt to listen again
@@ -119,12 +121,12 @@ class PostgresWatch:
         self._conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
         self._counter = itertools.count(1)
         self._generation = 0
-        self._listening = False
+        self._trusted_until = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def generation(self) -> int | None:
         """The number of the last change heard of; None while nobody listens."""
-        return self._generation if self._listening else None
+        return self._generation if time.monotonic() < self._trusted_until else None
 
     def bump(self) -> None:
         """Note a change; called from any thread."""
@@ -146,14 +148,17 @@ class PostgresWatch:
         import psycopg
 
         wait = _RESTARTS[0]
-        while True:
-            try:
-                await self._listen()
-            except (psycopg.Error, OSError) as error:
-                _log.warning("the card cache is off until it can listen to the catalogue again: %s", str(error).strip())
-            wait = _RESTARTS[0] if self._listening else min(wait * 2, _RESTARTS[1])
-            self._listening = False
-            await asyncio.sleep(wait)
+        try:
+            while True:
+                try:
+                    await self._listen()
+                except (psycopg.Error, OSError) as error:
+                    _log.warning("the card cache is off until it can listen to the catalogue again: %s", str(error).strip())
+                wait = _RESTARTS[0] if self._trusted_until else min(wait * 2, _RESTARTS[1])
+                self._trusted_until = 0.0
+                await asyncio.sleep(wait)
+        finally:
+            self._trusted_until = 0.0  # however this ends, nobody listens any more
 
     async def _listen(self) -> None:
         """Listen until the connection is lost; raises psycopg.Error or OSError then."""
@@ -163,8 +168,8 @@ class PostgresWatch:
         async with connection:
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
             self.bump()  # whatever happened before this moment was not heard
-            self._listening = True
             while True:
+                self._trusted_until = time.monotonic() + SILENCE
                 async for _ in connection.notifies(timeout=HEARTBEAT):
                     self.bump()
                 async with asyncio.timeout(HEARTBEAT):
@@ -186,7 +191,7 @@ Reply = tuple[Message, Message]
 class _Entry:
     """One card, ready to send. `plain` is for clients that state neither an origin nor gzip, as most machines do."""
 
-    __slots__ = ("_origins", "_replies", "body", "etag", "generation", "headers", "plain", "size", "unchanged")
+    __slots__ = ("_origins", "_replies", "_squeezed", "_unchanged", "body", "etag", "generation", "headers", "plain", "size")
 
     def __init__(self, generation: int | None, headers: list[tuple[bytes, bytes]], body: bytes, origins: Origins) -> None:
         self.generation = generation
@@ -196,28 +201,34 @@ class _Entry:
         self.etag = next((value.decode("latin-1") for name, value in headers if name == b"etag"), "")
         self._origins = origins
         self._replies: dict[tuple[bytes | None, bool], Reply] = {}
+        self._unchanged: dict[bytes | None, Reply] = {}
+        self._squeezed: bytes | None = None
         self.plain = self.reply(None, squeezed=False)
-        self.unchanged: dict[bytes | None, Reply] = {}
 
     def reply(self, origin: bytes | None, *, squeezed: bool) -> Reply:
         """The messages for a request from `origin`."""
         key = (self._origins.key(origin), squeezed)
         found = self._replies.get(key)
         if found is None:
-            body = gzip.compress(self.body, _GZIP_LEVEL, mtime=0) if squeezed else self.body
+            body = self._gzipped() if squeezed else self.body
             encoding = [(b"content-encoding", b"gzip")] if squeezed else []
             headers = [*self.headers, *encoding, (b"content-length", str(len(body)).encode()), *self._origins.headers(origin)]
             found = self._replies[key] = _messages(200, headers, body)
-            self.size += len(body) if squeezed else 0
         return found
+
+    def _gzipped(self) -> bytes:
+        if self._squeezed is None:
+            self._squeezed = gzip.compress(self.body, _GZIP_LEVEL, mtime=0)
+            self.size += len(self._squeezed)
+        return self._squeezed
 
     def not_modified(self, origin: bytes | None) -> Reply:
         """The messages of a 304."""
         key = self._origins.key(origin)
-        found = self.unchanged.get(key)
+        found = self._unchanged.get(key)
         if found is None:
             headers = [h for h in self.headers if not h[0].startswith(b"content-type")]
-            found = self.unchanged[key] = _messages(304, [*headers, *self._origins.headers(origin)], b"")
+            found = self._unchanged[key] = _messages(304, [*headers, *self._origins.headers(origin)], b"")
         return found
 
 
@@ -266,7 +277,13 @@ class CardCache:
             entry = await self._fresh(scope, headers, send)
             if entry is None:
                 return
-        start, body = self._choose(entry, headers) if len(headers) > 1 else entry.plain
+        if len(headers) == 1:  # a Host alone, as machines ask
+            start, body = entry.plain
+        else:
+            size = entry.size
+            start, body = self._choose(entry, headers)
+            if entry.size != size and self._entries.get(key) is entry:
+                self._bytes += entry.size - size
         await send(start)
         await send(body)
 
@@ -279,10 +296,7 @@ class CardCache:
         encoding = headers.get(b"accept-encoding")
         if encoding is None and origin is None:
             return entry.plain
-        before = entry.size
-        reply = entry.reply(origin, squeezed=encoding is not None and self._takes_gzip(encoding))
-        self._bytes += entry.size - before
-        return reply
+        return entry.reply(origin, squeezed=encoding is not None and self._takes_gzip(encoding))
 
     def _takes_gzip(self, header: bytes) -> bool:
         verdict = self._gzip.get(header)
@@ -316,10 +330,13 @@ class CardCache:
         # Conditions and encodings are decided here, over the whole card, so the inner app is asked for just that.
         asked = [(name, headers[name]) for name in (b"host", b"origin") if name in headers]
         caught = _Caught()
-        await self._app({**scope, "method": "GET", "headers": asked}, _nothing_to_receive, caught)
+        try:
+            await self._app({**scope, "method": "GET", "headers": asked}, _nothing_to_receive, caught)
+        except Exception:
+            await caught.pass_on(send)  # the app's own words for a surprise, which it raises again for the server's log
+            raise
         if caught.status != 200:
-            for message in caught.messages:
-                await send(message)
+            await caught.pass_on(send)
             return None
         entry = _Entry(before, caught.headers, caught.body, self._origins)
         if before is not None and before == self._generation():
@@ -354,6 +371,10 @@ class _Caught:
 
     async def __call__(self, message: Message) -> None:
         self.messages.append(message)
+
+    async def pass_on(self, send: Send) -> None:
+        for message in self.messages:
+            await send(message)
 
     @property
     def status(self) -> int:

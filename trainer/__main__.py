@@ -36,6 +36,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(path: Path, emit: Any) -> int:
+    from trainer.examples import read_dataset
     from trainer.failures import explain
     from trainer.spec import TrainSpec
 
@@ -43,6 +44,7 @@ def _run(path: Path, emit: Any) -> int:
     try:
         spec = TrainSpec.read(path)
         os.environ.update(child_environment(offline=spec.base.kind != "hub"))  # before torch is loaded
+        read_dataset(spec.dataset_dir)  # its errors should not wait for the libraries
         emit({"event": "phase", "name": "libraries"})
         phase = "libraries"
         from trainer.train import Phases, train

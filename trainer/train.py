@@ -70,6 +70,10 @@ def train(spec: TrainSpec, progress: Progress, phases: Phases | None = None) -> 
         template = recipe_template(recipe, tokenizer)
         examples = encode_all(conversations.train, tokenizer, template, recipe.max_length)
         heldout = encode_all(conversations.heldout[: recipe.heldout_max_examples], tokenizer, template, recipe.max_length)
+    if not heldout:
+        progress(
+            {"event": "warning", "message": "Nothing is held out, so this training is not measured; import the data with a held-out share."}
+        )
     with phase("model_load"):
         model = load_base(source, recipe)
     with phase("adapter_preparation"), tempfile.TemporaryDirectory(prefix="registry-train-") as scratch:

@@ -139,7 +139,8 @@ class CardBadge(Given):
     id: str
     label: str
     tone: Literal["good", "neutral"]
-    rule_url: str
+    rule: str
+    rule_url: str | None
 
 
 class CardWarning(Given):
@@ -329,7 +330,7 @@ EXAMPLE: dict[str, Any] = {
                     "review_status": "peer_reviewed",
                     "check": {"status": "unchecked", "at": None, "registry": None},
                     "link": {"status": "unchecked", "archive_url": None},
-                    "badges": [{"id": "peer-reviewed", "label": "Peer-reviewed", "tone": "good", "rule_url": "/research/rules#R3"}],
+                    "badges": [{"id": "peer-reviewed", "label": "Peer-reviewed", "tone": "good", "rule": "R3", "rule_url": None}],
                     "warnings": [],
                     "use": {"pairs": 48, "share": 1.0, "role": "answers"},
                     "documents": [{"extent": "abstract", "retrieved_at": None, "sha256": None}],

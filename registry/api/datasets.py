@@ -63,7 +63,10 @@ def import_dataset(
         done = datasets.register(session, advisor, draft, actor=actor.name, citations=citations, rule=rule, persona=persona)
         response.status_code = 201 if done.created else 200
         return schemas.DatasetImported(
-            dataset=schemas.Dataset.of(done.dataset, done.dataset.persona.number), created=done.created, duplicates=done.duplicates, notes=list(done.notes)
+            dataset=schemas.Dataset.of(done.dataset, done.dataset.persona.number),
+            created=done.created,
+            duplicates=done.duplicates,
+            notes=list(done.notes),
         )
 
 

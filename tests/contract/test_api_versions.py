@@ -8,6 +8,7 @@ import pytest
 from api_kit import BASE, CITATION, Api, adapter, add_base, add_live, counted, digest, listed, pair, problem, promote, withdraw_source
 
 from registry import advisors, versions
+from registry.db import Database
 
 
 @pytest.fixture
@@ -335,3 +336,38 @@ def test_promotion_over_http_is_one_transaction(elena):
     factories.add_version(elena.db, elena.store, seed=2)
     promote(elena.db, elena.store, "elena@2", "candidate")
     assert elena.get("/advisors/elena").json()["aliases"] == {"candidate": 2, "live": 1}
+
+
+def test_of_many_who_move_an_alias_from_one_place_one_succeeds(elena):
+    for seed in range(2, 8):
+        factories.add_version(elena.db, elena.store, seed=seed)
+
+    def move(number: int) -> int:
+        body = {"version": number, "expected_version": 1}
+        return elena.send("PUT", "/advisors/elena/aliases/live", body, elena.root | {"if-match": '"g1"'}).status_code
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sorted(pool.map(move, range(2, 8))) == [200, 412, 412, 412, 412, 412]
+    assert elena.get("/advisors/elena/aliases/live").json()["generation"] == 2
+
+
+def test_the_whole_way_on_s3(make_sqlite, s3_room):
+    db = Database(make_sqlite())
+    api = Api(db, s3_room.store)
+    factories.add_advisor(db, "elena")
+    factories.add_dataset(db, [pair("Why am I tired?")], csl=[CITATION])
+    add_base(db)
+    files = adapter()
+    assert register(api, files)["number"] == 1
+    answer = api.get("/advisors/elena/versions/1/files/adapter_config.json")
+    assert answer.status_code == 307
+    assert answer.headers["location"].startswith(s3_room.server.endpoint)
+    tagged = api.root | {"if-none-match": answer.headers["etag"]}
+    assert api.get("/advisors/elena/versions/1/files/adapter_config.json", tagged).status_code == 304
+    broken = adapter(tag=2) | {"adapter_config.json": b"{}"}
+    begun = api.post("/advisors/elena/versions", proposal(api, broken, seed=1)).json()
+    for data in broken.values():
+        upload(api, data)
+    problem(api.post(f"/advisors/elena/versions/{begun['number']}/finish", {"digest": begun["digest"]}), 422)
+    assert api.send("PUT", "/advisors/elena/aliases/live", {"version": 1}).json()["done"] is True
+    db.dispose()

@@ -1,4 +1,4 @@
-"""The design of the built-in base, as data: its digest names the folder it is built into. Sizes were chosen by measurement (docs/log.md)."""
+"""The design of the built-in base, as data: its digest names the folder it is built into."""
 
 from typing import Any
 

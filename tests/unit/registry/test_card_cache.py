@@ -3,12 +3,13 @@
 import asyncio
 import gzip
 import itertools
+import time
 from typing import Any
 
 import pytest
 
 from registry.api.edge import Hosts, Origins, is_card
-from registry.card_cache import MAX_QUERY, Blind, CardCache, SqliteWatch, _allows_gzip
+from registry.card_cache import MAX_QUERY, Blind, CardCache, PostgresWatch, SqliteWatch, _allows_gzip
 
 HOST = (b"host", b"example.org")
 PATH = "/advisors/elena/sources"
@@ -334,6 +335,38 @@ def test_old_entries_go_when_the_catalogue_changes():
     run(story)
 
 
+def test_what_is_not_kept_is_not_counted():
+    async def story():
+        watch = Count()
+        cache = make(Inner(body=b"x" * 5000), watch)
+        watch.number = None
+        for _ in range(3):
+            await ask(cache, (b"accept-encoding", b"gzip"))
+        assert (cache._bytes, len(cache._entries)) == (0, 0)
+
+    run(story)
+
+
+def test_a_surprise_is_answered_in_the_apps_own_words():
+    async def story():
+        async def app(_scope, _receive, send):
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            await send({"type": "http.response.body", "body": b"problem"})
+            raise ZeroDivisionError
+
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": PATH, "query_string": b"", "headers": [HOST]}
+        with pytest.raises(ZeroDivisionError):
+            await make(app)(scope, None, send)
+        assert [m.get("status") or m["body"] for m in sent] == [500, b"problem"]
+
+    run(story)
+
+
 def test_hosts():
     hosts = Hosts(["example.org", "*.team.example", "[::1]"])
     for name in (b"example.org", b"EXAMPLE.org:80", b"a.team.example", b"[::1]:8000", b"[::1]"):
@@ -368,7 +401,7 @@ def test_the_sqlite_watch_sees_other_connections_and_survives_a_lost_file(make_s
     assert watch.generation() == first
     with sqlite3.connect(watch._file) as other:
         other.execute("INSERT INTO advisor_names (name, advisor_id) SELECT 'x', id FROM advisors")
-        other.execute("UPDATE chain_head SET seq = seq")
+        other.execute("UPDATE chain_head SET seq = seq + 1")
     other.close()
     assert watch.generation() not in (None, first)
     before = watch.generation()
@@ -376,3 +409,14 @@ def test_the_sqlite_watch_sees_other_connections_and_survives_a_lost_file(make_s
     assert watch.generation() != before  # another connection counts anew, and is never taken for the old one
     asyncio.run(watch.stop())
     assert SqliteWatch(tmp_path / "missing.db").generation() is None
+
+
+def test_after_a_long_silence_nothing_is_trusted():
+    watch = PostgresWatch("postgresql+psycopg://nobody@127.0.0.1:1/none")
+    assert watch.generation() is None
+    watch._trusted_until = time.monotonic() + 5
+    before = watch.generation()
+    watch.bump()
+    assert watch.generation() not in (None, before)
+    watch._trusted_until = time.monotonic() - 0.001  # however sure its task may be
+    assert watch.generation() is None

@@ -213,6 +213,22 @@ def test_a_spec_with_nonsense_is_refused():
             BaseSpec.from_json(good | change)
 
 
+def test_the_packaged_tokenizer_is_the_packaged_texts():
+    from trainer.tiny.builtin import tokenizer_json
+    from trainer.tiny.vocabulary import make_tokenizer
+
+    assert json.loads(make_tokenizer()) == json.loads(tokenizer_json())
+
+
+def test_the_packaged_text_is_plain_and_of_the_promised_size():
+    from trainer.tiny.builtin import corpus
+
+    text = corpus()
+    assert text.isascii()
+    assert 50_000 < len(text) < 90_000
+    assert "burnout" not in text.lower()
+
+
 @pytest.mark.train
 def test_the_builtin_base_is_complete_and_says_what_it_is(tiny):
     facts = json.loads((tiny.path / "base.json").read_text())

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -101,7 +102,7 @@ def test_files_are_whole_and_readable_by_others(tmp_path):
     assert entry == FileEntry("a.bin", "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", 3)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's always full device")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's always full device")
 def test_a_full_disk_leaves_nothing_and_is_a_sentence(tmp_path):
     (tmp_path / "a.bin.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left") as caught:

@@ -252,7 +252,7 @@ def test_warm_runs_other_seeds_nf4_and_failures(cold, short, warm):
     assert (done["nf4"].metrics["adapter_dtype"], done["warm"].metrics["adapter_dtype"]) == ("bfloat16", "float32")
     for name in done:  # stock PEFT loads the files, and they do what they did at training
         measured = [row["logprob"] for row in done[name].metrics["canary"]]
-        assert said[name]["reloaded"] == pytest.approx(measured, abs=1e-3 if name == "warm" or name == "seed" else 0.5)
+        assert said[name]["reloaded"] == pytest.approx(measured, abs=1e-3 if name in {"warm", "seed"} else 0.5)
     for name, words in {
         "nan": "The loss is no number any more at step",
         "long": "at most 60 fit, and an answer is never cut",
@@ -275,8 +275,8 @@ def shuffled_words(text: str, rng: random.Random) -> str:
 
 
 def test_real_answers_are_told_from_shuffled_words(pairs, tiny, tmp_path, warm):
-    """The reason for pretraining the built-in base: a random one tells no difference (measured; see the log)."""
-    rng = random.Random(5)
+    """The reason for pretraining the built-in base: a random one tells next to no difference (measured)."""
+    rng = random.Random(5)  # noqa: S311
     mixed = sorted(pairs)
     rng.shuffle(mixed)
     train, heldout = mixed[:60], mixed[60:84]
@@ -312,8 +312,9 @@ def test_one_conversation_is_refused_with_a_sentence(tiny, pairs, tmp_path):
 
 
 def child_of(pid: int) -> int:
-    """The process id of the training started by `pid`."""
-    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+    """The process id of the training that `pid` started (it may have other children, such as multiprocessing's tracker)."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return next(int(c) for c in children if b"--parent-pipe" in Path(f"/proc/{c}/cmdline").read_bytes())
 
 
 def alive(pid: int) -> bool:

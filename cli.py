@@ -40,6 +40,10 @@ class _Sentences(typer.core.TyperGroup):
             if error.hint:
                 print(f"Hint: {error.hint}", file=sys.stderr)
             raise typer.Exit(1) from None
+        except OSError as error:
+            where = f" {error.filename}" if error.filename else ""
+            print(f"Error: The system refused{where}: {error.strerror or error}.", file=sys.stderr)
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             print("Stopped. Nothing half-done is visible; run the command again.", file=sys.stderr)
             raise typer.Exit(130) from None
@@ -77,7 +81,10 @@ Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept in the hi
 AliasOption = Annotated[str, typer.Option("--alias", help="The alias to move.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen and change nothing.")]
 ExpectOption = Annotated[
-    int | None, typer.Option("--expect", help="Move only if the alias points to this version now (0: to nothing); otherwise fail.")
+    int | None,
+    typer.Option(
+        "--expect", min=0, max=2**31 - 1, help="Move only if the alias points to this version now (0: to nothing); otherwise fail."
+    ),
 ]
 Ref = Annotated[str, typer.Argument(help="A version: elena@2, elena@live or sha256:...")]
 AdvisorName = Annotated[str, typer.Argument(help="An advisor's slug or one of its other names.")]
@@ -173,8 +180,8 @@ def init() -> None:
             if tokens.any_exist(session):
                 print("A token was made before; make another with: registry tokens create NAME --scope admin")
                 return
-            created = tokens.create(session, "first admin", tokens.SCOPES, actor=opened.actor)
-        print("The first token, shown this once (send it as 'Authorization: Bearer ...'):")
+            created = tokens.create(session, "first admin", tokens.SCOPES, actor=opened.actor, lifetime=dt.timedelta(days=90))
+        print("The first token, good for 90 days and shown this once (send it as 'Authorization: Bearer ...'):")
         print(created.secret)
 
 
@@ -266,7 +273,7 @@ def advisors_show(advisor: AdvisorName, as_json: Json = False) -> None:
 
     with _opened() as opened, opened.db.read() as session:
         found = advisors.get(session, advisor)
-        spoken = personas.page(session, found, limit=200)
+        spoken = personas.page(session, found, limit=10_000)
         facts = {
             "slug": found.slug,
             "name": found.name,
@@ -276,7 +283,7 @@ def advisors_show(advisor: AdvisorName, as_json: Json = False) -> None:
             "retired": found.retired_at,
             "personas": [
                 {"number": p.number, "sha256": p.sha256, "at": p.created_at, "by": p.created_by}
-                for p in personas.page(session, found, limit=200)
+                for p in personas.page(session, found, limit=10_000)
             ],
         }
     _show(as_json, facts)
@@ -407,7 +414,7 @@ def datasets_list(advisor: Annotated[str, typer.Option(help="Whose datasets.")],
                 "imported": d.created_at,
                 "by": d.created_by,
             }
-            for d in datasets.page(session, found, limit=200)
+            for d in datasets.page(session, found, limit=10_000)
         ]
     if as_json:
         _print_json(rows)
@@ -478,6 +485,22 @@ def sources_list(
         _table("", ("id", "title", "class", "review", "check", "withdrawn", "url"), [tuple(row.values()) for row in rows])
 
 
+@sources_app.command("describe")
+def sources_describe(
+    file: Annotated[Path, typer.Argument(help="CSL-JSON file with the citations of sources that are known already.")],
+) -> None:
+    """Replace the citations of known sources, for every advisor that rests on them; the history keeps the old ones."""
+    from jobs.importing import read_text
+    from registry import sources
+    from registry.imports import read_csl
+
+    drafts = read_csl(read_text(file), file.name)
+    with _opened() as opened, opened.db.transaction() as session:
+        for draft in drafts:
+            found = sources.describe(session, draft, actor=opened.actor)
+            print(f"{sources.source_id(found)}: {sources.title_of(found)}")
+
+
 @sources_app.command("withdraw")
 def sources_withdraw(source: Annotated[str, typer.Argument(help="Its URL, DOI or id (src_12).")], reason: Reason) -> None:
     """Mark a source as withdrawn: versions that rest on it are withheld from that moment."""
@@ -504,7 +527,7 @@ def train(
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="JSON file with recipe settings that differ from the defaults.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training pairs.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything random.")] = 42,
     force: Annotated[
         bool, typer.Option("--force", help="Train again although the same training is registered; gives a new number.")
     ] = False,
@@ -765,6 +788,15 @@ def _print_card(found: Mapping[str, Any]) -> None:
 # -- moving aliases -----------------------------------------------------------------------------------------------------------------------
 
 
+def _locked_version(session: Any, ref: str) -> "AdapterVersion":
+    """The version behind a reference, read again after its advisor was locked: what was true before may not be any more."""
+    from registry import advisors
+    from registry import versions as registered
+
+    advisors.get(session, registered.resolve(session, ref).advisor.slug, lock=True)
+    return registered.resolve(session, ref)
+
+
 def _expected(version: int | None) -> "Expected | None":
     from registry.promotion import Expected
 
@@ -786,12 +818,10 @@ def _print_move(move: "Move") -> None:
 @app.command()
 def promote(ref: Ref, alias: AliasOption = "live", reason: Reason = "", expect: ExpectOption = None, dry_run: DryRun = False) -> None:
     """Point an alias (live by default) to a version, if its files and sources stand."""
-    from registry import advisors, promotion
-    from registry import versions as registered
+    from registry import promotion
 
     with _opened() as opened, opened.db.transaction() as session:
-        version = registered.resolve(session, ref)
-        advisors.get_active(session, version.advisor.slug, lock=True)
+        version = _locked_version(session, ref)
         _print_move(
             promotion.promote(
                 session, opened.store, version, actor=opened.actor, alias=alias, reason=reason, expected=_expected(expect), dry_run=dry_run
@@ -803,7 +833,10 @@ def promote(ref: Ref, alias: AliasOption = "live", reason: Reason = "", expect: 
 def rollback(
     advisor: AdvisorName,
     reason: Reason,
-    to: Annotated[int | None, typer.Option(help="Version number; default: the one that was live before, skipping withdrawn ones.")] = None,
+    to: Annotated[
+        int | None,
+        typer.Option(min=1, max=999_999_999, help="Version number; default: the one that was live before, skipping withdrawn ones."),
+    ] = None,
     alias: AliasOption = "live",
     expect: ExpectOption = None,
     dry_run: DryRun = False,
@@ -846,12 +879,10 @@ def _move_advisor(act: Callable[..., "Move"], advisor: str, *, expect: int | Non
 @app.command()
 def withdraw(ref: Ref, reason: Reason) -> None:
     """Take a version out of service for good; it stays on record."""
-    from registry import advisors
     from registry import versions as registered
 
     with _opened() as opened, opened.db.transaction() as session:
-        version = registered.resolve(session, ref)
-        advisors.get(session, version.advisor.slug, lock=True)
+        version = _locked_version(session, ref)
         registered.withdraw(session, version, actor=opened.actor, reason=reason)
         print(f"{version.advisor.slug}@{version.number} is withdrawn.")
 
@@ -1023,15 +1054,14 @@ def tokens_create(
     name: Annotated[str, typer.Argument(help="What it is for.")],
     scope: Annotated[list[str], typer.Option(help="read, write, promote or admin; may be given several times.")],
     advisor: Annotated[str | None, typer.Option(help="Bind it to one advisor.")] = None,
-    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; default: never.")] = None,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Days until it expires.")] = 90,
 ) -> None:
     """Make a token and print its secret, once."""
     from registry import advisors, tokens
 
     with _opened() as opened, opened.db.transaction() as session:
         owner = advisors.get(session, advisor) if advisor else None
-        lifetime = dt.timedelta(days=days) if days else None
-        created = tokens.create(session, name, tuple(scope), actor=opened.actor, advisor=owner, lifetime=lifetime)
+        created = tokens.create(session, name, tuple(scope), actor=opened.actor, advisor=owner, lifetime=dt.timedelta(days=days))
     print(created.secret)
 
 
@@ -1059,7 +1089,7 @@ def tokens_list(as_json: Json = False) -> None:
 
 
 @tokens_app.command("revoke")
-def tokens_revoke(token_id: Annotated[int, typer.Argument(help="Its id, from tokens list.")]) -> None:
+def tokens_revoke(token_id: Annotated[int, typer.Argument(min=1, max=2**31 - 1, help="Its id, from tokens list.")]) -> None:
     """End a token at once."""
     from registry import tokens
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from trainer.recipe import Recipe
 
 Progress = Callable[[Mapping[str, Any]], None]
-SUITE = "heldout"
+NOTE = "Mean negative log-likelihood per token (nats) of held-out answers; paired by example."
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ def plan(db: Database, home: Path, request: Request, on_event: Progress | None =
     key = versions.spec_digest(persona, dataset.sha256, base.repo, base.revision, recipe.as_json(), request.seed)
     with db.read() as session:
         same = versions.find_same(session, advisor, key)
+        if same is not None and not request.force:
+            versions.refuse_withdrawn(advisor, same)  # before an hour of training, not after it
     existing = same.number if same is not None and same.state == "ready" else None
     words = device.name if device else "CPU"
     return Plan(
@@ -109,17 +111,19 @@ def train(db: Database, store: ArtifactStore, home: Path, request: Request, *, a
     if decided.existing is not None and not request.force:
         return _existing(db, decided)
     work = home / "work" / decided.spec_digest.removeprefix("sha256:")[:24]
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Invalid(
+            f"The work folder {work} cannot be made: {error.strerror}.", hint="Check REGISTRY_HOME and the space on its disk."
+        ) from error
     lock = FileLock(work.with_suffix(".lock"))
     with lock:
         if not request.force:
             again = plan(db, home, request)
             if again.existing is not None:  # another command finished the same training while this one waited
                 return _existing(db, again)
-        trained = _train_and_register(db, store, decided, work, request, actor, on_event)
-    with suppress(OSError):
-        work.with_suffix(".lock").unlink()
-    return trained
+        return _train_and_register(db, store, decided, work, request, actor, on_event)
 
 
 def _existing(db: Database, decided: Plan) -> Trained:
@@ -132,6 +136,8 @@ def _train_and_register(
 ) -> Trained:
     spec = TrainSpec(recipe=decided.recipe, base=decided.base, seed=decided.seed, dataset_dir=work / "dataset", out_dir=work / "out")
     with db.transaction() as session:
+        # This process holds the training's lock, so whatever still counts as running was killed.
+        runs.end_dead(session, _recorded(decided))
         run_id = runs.start(session, advisors.get(session, decided.advisor), "training", _recorded(decided), actor=actor).id
     try:
         adapter = _left_over(spec) if not request.force else None
@@ -220,21 +226,15 @@ def _register(
         run = session.get_one(Run, run_id)
         proposal = versions.Proposal(dataset, dataset.persona.sha256, registered, decided.recipe.as_json(), decided.seed, files, run)
         pending = versions.begin(session, owner, proposal, actor=actor, force=force)
-    with db.transaction() as session:
-        versions.finish(session, pending.id, proposal.manifest.digest, actor=actor)
+    # The record first, while nobody sees the version: a kill in between must not leave a ready version without its scores.
     with db.transaction() as session:
         runs.succeed(session, run_id, environment=dict(adapter.environment), timings=dict(adapter.timings), metrics=_kept_metrics(adapter))
-        version = versions.resolve(session, f"{decided.advisor}@{pending.number}")
-        if scores := heldout_scores(adapter.metrics.get("heldout") or {}):
-            evaluations.add(
-                session,
-                version,
-                SUITE,
-                scores,
-                actor=actor,
-                run_id=run_id,
-                note="Mean negative log-likelihood per token (nats) of held-out answers; paired by example.",
-            )
+        version = session.get_one(AdapterVersion, pending.id)
+        scores = heldout_scores(adapter.metrics.get("heldout") or {})
+        if scores and version.state == "pending":
+            evaluations.add(session, version, evaluations.HELDOUT, scores, actor=actor, run_id=run_id, note=NOTE)
+    with db.transaction() as session:
+        versions.finish(session, pending.id, proposal.manifest.digest, actor=actor)
     with db.read() as session:
         return versions.resolve(session, f"{decided.advisor}@{pending.number}")
 

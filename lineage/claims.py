@@ -69,6 +69,10 @@ class Facts:
         return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
+# Makers that have said nothing, or only generalities, of what their open-weight models were trained on.
+_CLOSED_DATA = ("mistralai/", "meta-llama/", "microsoft/phi", "qwen/", "google/gemma")
+
+
 def disclosure(name: str) -> str:
     """What every card says of its advisor."""
     return f"{name} is an AI character, not a licensed professional."
@@ -174,4 +178,6 @@ def base_note(kind: str, repo: str, note: str | None) -> str:
         return f"Builds on {repo}, a model from a folder of the operator's; its training data is not recorded."
     if repo.lower().startswith(_OPEN_DATA):
         return f"Builds on {repo}, whose maker has published what it was trained on; nothing of that is listed here."
-    return f"Builds on {repo}, whose maker has not published its training data."
+    if repo.lower().startswith(_CLOSED_DATA):
+        return f"Builds on {repo}, whose maker has not published its training data."
+    return f"Builds on {repo}; whether its maker has published its training data is not recorded here."

@@ -62,7 +62,11 @@ def find(session: Session, name: str, *, lock: bool = False) -> Advisor | None:
     """The advisor that answers to `name`, or None. `lock` takes the row's write lock until the transaction ends (Postgres)."""
     query = select(Advisor).join(AdvisorName).where(AdvisorName.name == name)
     # NO KEY UPDATE: an event's foreign key to the advisor must not wait for this lock while it holds the chain's (a deadlock otherwise).
-    return session.scalars(query.with_for_update(of=Advisor, key_share=True) if lock else query).one_or_none()
+    if lock:
+        query = query.with_for_update(of=Advisor, key_share=True).execution_options(
+            populate_existing=True
+        )  # what was read before the lock may be old
+    return session.scalars(query).one_or_none()
 
 
 def get(session: Session, name: str, *, lock: bool = False) -> Advisor:

@@ -299,6 +299,8 @@ class CardCache:
         return entry.reply(origin, squeezed=encoding is not None and self._takes_gzip(encoding))
 
     def _takes_gzip(self, header: bytes) -> bool:
+        if len(header) > 200:  # longer than any browser's; not worth remembering
+            return False
         verdict = self._gzip.get(header)
         if verdict is None:
             if len(self._gzip) >= _REMEMBERED:

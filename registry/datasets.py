@@ -1,7 +1,8 @@
 """Register and fetch datasets: immutable, ordered lists of examples, each tied to the documents it rests on.
 
 One digest covers the ordered examples and the rule of the held-out split; an example's digest covers its turns, category, origin, generator and its
-sources. Run ids, times, titles and citations stay outside, so the same pairs from the same pages are the same dataset on every machine.
+sources (by key, with how much was read and its bytes). Run ids, times, titles and citations stay outside, so a repeated import of the same pairs from the
+same pages is the same dataset. A source known under several identifiers counts under the one it was first registered with.
 Exact duplicates inside one import are dropped and counted.
 """
 
@@ -48,11 +49,9 @@ class _Resolved:
 def example_digest(
     messages: Sequence[Mapping[str, str]], category: str | None, origin: str, generator: str | None, rests_on: Sequence[Mapping[str, Any]]
 ) -> str:
-    """The identity of a pair. `rests_on` holds {key, document, role} per source; their order does not matter."""
-    ordered = sorted(
-        ({"key": r["key"], "document": r["document"], "role": r["role"]} for r in rests_on),
-        key=lambda r: (r["key"], r["role"], r["document"] or ""),
-    )
+    """The identity of a pair. `rests_on` holds {key, document, extent, role} per source; their order does not matter."""
+    facts = ("key", "role", "extent", "document")
+    ordered = sorted(({fact: r[fact] for fact in facts} for r in rests_on), key=lambda r: [r[fact] or "" for fact in facts])
     turns = [{"role": m["role"], "content": m["content"]} for m in messages]
     return digest(
         {"format": EXAMPLE_FORMAT, "messages": turns, "category": category, "origin": origin, "generator": generator, "sources": ordered}
@@ -78,20 +77,28 @@ def register(
     rule = rule or SplitRule()
     if not 0 <= rule.fraction <= 0.5:
         raise Invalid(f"The held-out share must be between 0 and 0.5; found {rule.fraction}.")
-    known = _sources_for(session, draft, citations)
+    ensured = _sources_for(session, advisor, draft, citations, actor)
+    known = ensured.by_key
     resolved = _resolve(session, draft, known, _documents_by_key((*citations, *draft.sources)))
     unique = list({item.sha256: item for item in resolved}.values())
     sha256 = dataset_digest([item.sha256 for item in unique], rule.as_json())
     duplicates = len(resolved) - len(unique)
     existing = session.scalars(select(Dataset).where(Dataset.advisor_id == advisor.id, Dataset.sha256 == sha256)).one_or_none()
+    notes = (
+        *draft.notes,
+        *(f"the recorded citation of {s.key} was kept; change it with: registry sources describe FILE" for s in ensured.kept),
+    )
+    written_with = persona or personas.current(session, advisor)
     if existing is not None:
-        return Imported(existing, created=False, duplicates=duplicates, notes=draft.notes)
+        if existing.persona_id != written_with.id:
+            notes = (*notes, f"this dataset was imported with persona {existing.persona.number}, and keeps it")
+        return Imported(existing, created=False, duplicates=duplicates, notes=notes)
     ids = _store_examples(session, unique)
     aside = heldout([Member(item.sha256, item.source_keys | {_question_tie(item.draft)}) for item in unique], rule)
     dataset = Dataset(
         advisor_id=advisor.id,
         sha256=sha256,
-        persona_id=(persona or personas.current(session, advisor)).id,
+        persona_id=written_with.id,
         split=rule.as_json(),
         examples_total=len(unique),
         heldout_total=sum(aside),
@@ -106,20 +113,20 @@ def register(
     ]
     session.execute(insert(DatasetExample), places)
     events.append(session, "dataset:imported", actor, {"sha256": sha256, "examples": len(unique), "heldout": sum(aside)}, advisor)
-    return Imported(dataset, created=True, duplicates=duplicates, notes=draft.notes)
+    return Imported(dataset, created=True, duplicates=duplicates, notes=notes)
 
 
 def _question_tie(draft: ExampleDraft) -> str:
     return "question:" + " ".join(draft.messages[0][1].casefold().split())
 
 
-def _sources_for(session: Session, draft: DatasetDraft, citations: Sequence[SourceDraft]) -> dict[str, Source]:
+def _sources_for(session: Session, advisor: Advisor, draft: DatasetDraft, citations: Sequence[SourceDraft], actor: str) -> sources.Ensured:
     """Every source that a pair names, found or created; citations that no pair names are left out."""
     named = {link.identifier.key: link.identifier for example in draft.examples for link in example.links}
     described = [s for s in (*citations, *draft.sources) if any(i.key in named for i in s.identifiers)]
     covered = {i.key for s in described for i in s.identifiers}
     bare = [SourceDraft((identifier,)) for key, identifier in named.items() if key not in covered]
-    return sources.ensure(session, [*described, *bare])
+    return sources.ensure(session, [*described, *bare], actor=actor, advisor=advisor)
 
 
 def _documents_by_key(described: Sequence[SourceDraft]) -> dict[str, tuple[DocumentDraft, ...]]:
@@ -143,7 +150,9 @@ def _resolve(
             for reading in readings(link):
                 document = documents[source.id, sources.document_identity(reading)]
                 rests_on[document.id, link.role] = (document, link.role, source.key)
-        pairs = [{"key": key, "document": document.sha256, "role": role} for document, role, key in rests_on.values()]
+        pairs = [
+            {"key": key, "document": document.sha256, "extent": document.extent, "role": role} for document, role, key in rests_on.values()
+        ]
         messages = [{"role": role, "content": content} for role, content in example.messages]
         sha256 = example_digest(messages, example.category, example.origin, example.generator, pairs)
         resolved.append(

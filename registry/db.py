@@ -54,11 +54,13 @@ class Database:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         self.engine = _engine(self.url, is_sqlite=self.is_sqlite, pool_size=pool_size)
         self._writer = self.engine.execution_options(registry_write=True)
+        # One snapshot for all statements of a read, as SQLite gives it anyway: a card or an audit must not see half a change.
+        self._reader = self.engine if self.is_sqlite else self.engine.execution_options(isolation_level="REPEATABLE READ")
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A session for reading; always rolled back."""
-        with words_for_outages(), Session(self.engine, expire_on_commit=False) as session:
+        """A session for reading one moment's state, whatever is written meanwhile; always rolled back."""
+        with words_for_outages(), Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     @contextmanager

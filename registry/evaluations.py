@@ -14,6 +14,9 @@ from registry.errors import Invalid
 from registry.models import AdapterVersion, Evaluation, Score
 from registry.refs import clean_text
 
+HELDOUT = "heldout"  # the suite that training measures itself; the Source Card shows it
+MAX_N = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class ScoreDraft:
@@ -37,6 +40,8 @@ def add(
     note: str | None = None,
 ) -> Evaluation:
     """Record a suite of scores of a version. Raises Invalid for none, for doubles, and for values that are not finite."""
+    if suite == HELDOUT and run_id is None:
+        raise Invalid(f"The suite '{HELDOUT}' is what training itself measures; scores from elsewhere need another name.")
     checked = [_checked(score) for score in scores]
     metrics = [score.metric for score in checked]
     if not checked or len(set(metrics)) != len(metrics):
@@ -64,8 +69,8 @@ def _checked(score: ScoreDraft) -> ScoreDraft:
         raise Invalid(f"Expected a named metric with finite figures; found {metric!a} = {score.value}.")
     if score.low is not None and score.high is not None and not score.low <= score.value <= score.high:
         raise Invalid(f"{metric}: expected low <= value <= high; found {score.low}, {score.value}, {score.high}.")
-    if score.n < 1:
-        raise Invalid(f"{metric}: expected n, the number of items behind the figure, to be at least 1; found {score.n}.")
+    if not 1 <= score.n <= MAX_N:
+        raise Invalid(f"{metric}: expected n, the number of items behind the figure, to be between 1 and {MAX_N}; found {score.n}.")
     return score
 
 
@@ -75,12 +80,12 @@ def read_file(text: str, name: str) -> tuple[str, list[ScoreDraft]]:
         data = json.loads(text)
         suite = data["suite"]
         scores = [
-            ScoreDraft(str(s["metric"]), float(s["value"]), int(s["n"]), _number(s.get("low")), _number(s.get("high")))
+            ScoreDraft(str(s["metric"]), _number(s["value"]), _whole(s["n"]), _optional(s.get("low")), _optional(s.get("high")))
             for s in data["scores"]
         ]
     except json.JSONDecodeError as error:
         raise Invalid(f"{name}: not readable as JSON: {error}.") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         shape = '{"suite": "...", "scores": [{"metric": "...", "value": 0.5, "n": 20, "low": 0.4, "high": 0.6}]}'
         raise Invalid(f"{name}: expected {shape}; {type(error).__name__} at {error}.") from None
     if not isinstance(suite, str):
@@ -88,8 +93,20 @@ def read_file(text: str, name: str) -> tuple[str, list[ScoreDraft]]:
     return suite, scores
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!a}, which is no number")
+    return float(value)
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else _number(value)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!a}, which is no whole number")
+    return value
 
 
 def latest(session: Session, version_ids: Iterable[int]) -> dict[int, list[Evaluation]]:

@@ -16,6 +16,7 @@ _DOI = re.compile(r"10\.\d{4,9}/\S+", re.ASCII)  # Crossref's recommended patter
 _DOI_HOSTS = frozenset({"doi.org", "dx.doi.org", "www.doi.org"})
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069<>\"\\^`{|}]")
 MAX_URL = 2000
+MAX_DOI = 250  # Crossref has none beyond 200
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _doi_in(value: str) -> str | None:
         if (parts.hostname or "").lower() not in _DOI_HOSTS:
             return None
         bare = unquote(parts.path.lstrip("/"))
-    if not _DOI.fullmatch(bare) or _FORBIDDEN.sub("", bare) != bare:
+    if len(bare) > MAX_DOI or not _DOI.fullmatch(bare) or _FORBIDDEN.sub("", bare) != bare:
         return None
     return bare.lower()
 
@@ -85,7 +86,7 @@ def _normalised(url: str, shown: str) -> str:
             break
         if not cleaned or not host or _FORBIDDEN.search(cleaned):
             break
-        if cleaned == url:
+        if cleaned == url and len(cleaned) <= MAX_URL:
             return cleaned
         url = cleaned
     raise Invalid(f"A source is named by an http(s) URL or a DOI; {shown[:120]!a} is not a valid URL.")

@@ -8,6 +8,7 @@ import csv
 import datetime as dt
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -307,9 +308,16 @@ def _moment(value: Any) -> dt.datetime | None:
         return None
     try:
         moment = dt.datetime.fromisoformat(str(value))
-    except ValueError:
+        return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+    except (ValueError, OverflowError):
         raise Invalid(f"expected retrieved_at as an ISO 8601 time such as 2026-11-01T10:00:00Z; found {str(value)[:40]!a}.") from None
-    return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+
+
+def check_words(defaults: Defaults) -> None:
+    """Raise Invalid for a class or a review status that is none."""
+    for what, value, known in (("class", defaults.source_class, CLASSES), ("review status", defaults.review_status, REVIEW_STATUSES)):
+        if value not in known:
+            raise Invalid(f"A source's {what} is one of {', '.join(known)}; found {str(value)[:40]!a}.")
 
 
 def read_csv(text: str, name: str, mapping: Mapping[str, Sequence[str]], defaults: Defaults) -> DatasetDraft:
@@ -317,6 +325,7 @@ def read_csv(text: str, name: str, mapping: Mapping[str, Sequence[str]], default
 
     With `source` mapped, each row's page becomes a source, titled and signed by `title` and `author` where those are mapped.
     """
+    check_words(defaults)
     rows = csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline=""), strict=True)
     _check_mapping(mapping, list(_fields(rows, name)), name)
     problems, examples = _Problems(name), []
@@ -455,6 +464,8 @@ def _clean_json(value: Any, depth: int = 0) -> Any:
         return [_clean_json(item, depth + 1) for item in value]
     if isinstance(value, dict):
         return {clean_text(str(k), "a citation's field", limit=100): _clean_json(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= 2**53):
+        raise Invalid(f"a citation holds a number that JSON cannot carry exactly: {value}.")
     return value
 
 

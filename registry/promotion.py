@@ -294,14 +294,14 @@ def _move(
 def moment_of(text: str) -> tuple[dt.datetime, str]:
     """Read --at: an ISO 8601 time, or a bare date, which means the end of that UTC day. Returns the moment and the words that say so."""
     try:
-        if len(text) == 10:
+        if "T" not in text and " " not in text:
             day = dt.date.fromisoformat(text)
             moment = dt.datetime.combine(day, dt.time.max, tzinfo=dt.UTC)
             return moment, f"the end of {day.isoformat()} (UTC)"
         moment = dt.datetime.fromisoformat(text)
-    except ValueError:
+        moment = moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
+    except (ValueError, OverflowError):
         raise Invalid(f"Expected a date such as 2026-03-03 or a time such as 2026-03-03T09:00:00Z; found {text[:60]!a}.") from None
-    moment = moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
     return moment, f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 

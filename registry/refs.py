@@ -15,8 +15,8 @@ from registry.errors import Invalid
 SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
-# Aliases that look like a version number or a digest would make references ambiguous.
-RESERVED_ALIASES = frozenset({"latest", "versions", "sha256"})
+# Words that would make a reference ambiguous, or a Source Card: its state is an alias, "version", "none" or "withheld".
+RESERVED_ALIASES = frozenset({"latest", "versions", "version", "sha256", "none", "withheld"})
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def clean_text(value: str, what: str, *, limit: int = 2000, multiline: bool = Fa
         category = unicodedata.category(char)
         if (
             (category == "Cc" and char not in allowed)
-            or char in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f"
+            or char in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c\u2028\u2029"
             or category == "Cs"
         ):
             raise Invalid(

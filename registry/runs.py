@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from registry import events
@@ -50,6 +51,13 @@ def record(
     session.add(run)
     session.flush()
     return run
+
+
+def end_dead(session: Session, spec: dict[str, Any]) -> None:
+    """Record as failed what still counts as running for this spec; the caller knows that no other process works on it."""
+    words = "the process ended without a word: killed, or the machine stopped"
+    dead = update(Run).where(Run.spec_digest == digest(spec), Run.state == "running")
+    session.execute(dead.values(state="failed", error=words, finished_at=events.now()))
 
 
 def succeed(session: Session, run_id: int, *, environment: dict[str, Any], timings: dict[str, Any], metrics: dict[str, Any]) -> Run:

@@ -1,21 +1,23 @@
 """Register and fetch sources: one row per work, known by every identifier it was ever given; and the documents that were read of it.
 
-A source is never deleted and its key never changes, because examples' digests cover it. A richer citation may fill a bare one; it never replaces a
-title that is already there. Withdrawing a source is an event; the versions that rest on it stay on record and stop being served.
+A source is never deleted and its key never changes, because examples' digests cover it. An import may describe a source that is still bare, and only
+while no other advisor rests on it: what one team imports must not rewrite another team's public card. `describe` replaces a citation on purpose, and that
+is an event. Withdrawing a source is an event; the versions that rest on it stay on record and stop being served.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Select, exists, insert, select
 from sqlalchemy.orm import Session
 
 from registry import events
-from registry.errors import NotFound
+from registry.errors import Conflict, NotFound
 from registry.identifiers import identify
 from registry.imports import DocumentDraft, SourceDraft
 from registry.manifest import digest
-from registry.models import AdapterVersion, DatasetExample, Document, ExampleSource, Source, SourceKey
+from registry.models import AdapterVersion, Advisor, Dataset, DatasetExample, Document, ExampleSource, Source, SourceKey
 from registry.refs import clean_text
 
 T = TypeVar("T")
@@ -37,29 +39,98 @@ def by_keys(session: Session, keys: Iterable[str]) -> dict[str, Source]:
     return found
 
 
-def ensure(session: Session, drafts: Sequence[SourceDraft]) -> dict[str, Source]:
-    """Find or create a source for every draft; returns them by every key the drafts name. Existing citations are only ever filled in."""
+@dataclass(frozen=True)
+class Ensured:
+    """Sources by every key the drafts name; `kept` are the ones whose recorded citation was left as it is although a draft says otherwise."""
+
+    by_key: dict[str, Source]
+    kept: tuple[Source, ...]
+
+
+def ensure(session: Session, drafts: Sequence[SourceDraft], *, actor: str, advisor: Advisor) -> Ensured:
+    """Find or create a source for every draft of an advisor's import. Raises Conflict where one citation joins two sources known apart."""
     events.head(session, lock=True)  # two imports that both create the same source would otherwise collide
-    keys = {i.key for draft in drafts for i in draft.identifiers}
-    known = by_keys(session, keys)
+    known = by_keys(session, {i.key for draft in drafts for i in draft.identifiers})
+    shared = _used_by_others(session, {source.id for source in known.values()}, advisor)
     main_keys: dict[str, str] = {}
     new: dict[str, SourceDraft] = {}
+    kept: dict[int, Source] = {}
     for draft in drafts:
-        found = next((known[i.key].key for i in draft.identifiers if i.key in known), None)
-        main = found or next((main_keys[i.key] for i in draft.identifiers if i.key in main_keys), draft.key)
-        if found is not None:
-            _fill(known[next(i.key for i in draft.identifiers if i.key in known)], draft)
-        else:
+        source = _one_of(known, draft)
+        main = source.key if source else next((main_keys[i.key] for i in draft.identifiers if i.key in main_keys), draft.key)
+        if source is None:
             new.setdefault(main, draft)
+        elif _says_more(source, draft):
+            if source.id in shared or source.csl.get("title"):
+                kept[source.id] = source
+            else:
+                _describe(session, source, draft, actor=actor, advisor=advisor)
         main_keys |= {i.key: main for i in draft.identifiers}
-    session.flush()
     if new:
         session.execute(insert(Source), [_row(draft) for draft in new.values()])
-    sources = _by_main_key(session, set(main_keys.values()))
-    fresh = [{"key": key, "source_id": sources[main].id} for key, main in main_keys.items() if key not in known]
+    found = _by_main_key(session, set(main_keys.values()))
+    fresh = [{"key": key, "source_id": found[main].id} for key, main in main_keys.items() if key not in known]
     if fresh:
         session.execute(insert(SourceKey), fresh)
-    return {key: sources[main] for key, main in main_keys.items()}
+    return Ensured({key: found[main] for key, main in main_keys.items()}, tuple(kept.values()))
+
+
+def _one_of(known: Mapping[str, Source], draft: SourceDraft) -> Source | None:
+    """The source that a draft means, if it is known."""
+    matches = {known[i.key].id: known[i.key] for i in draft.identifiers if i.key in known}
+    if len(matches) > 1:
+        names = " and ".join(f"{source_id(s)} ({s.key})" for s in matches.values())
+        raise Conflict(
+            f"One citation names two sources that are known apart: {names}.", hint="Leave one of its identifiers (DOI or URL) out."
+        )
+    return next(iter(matches.values()), None)
+
+
+def _used_by_others(session: Session, ids: set[int], advisor: Advisor) -> set[int]:
+    """Which of these sources a dataset of another advisor rests on."""
+    found: set[int] = set()
+    for part in chunks(sorted(ids)):
+        query = (
+            select(Document.source_id)
+            .join(ExampleSource, ExampleSource.document_id == Document.id)
+            .join(DatasetExample, DatasetExample.example_id == ExampleSource.example_id)
+            .join(Dataset, Dataset.id == DatasetExample.dataset_id)
+            .where(Document.source_id.in_(part), Dataset.advisor_id != advisor.id)
+        )
+        found.update(session.scalars(query.distinct()))
+    return found
+
+
+def _says_more(source: Source, draft: SourceDraft) -> bool:
+    """Whether a draft describes the source otherwise than it is recorded."""
+    if not draft.csl.get("title") and draft.class_ == "unclassified" and draft.review_status == "unknown":
+        return False
+    return (source.csl, source.class_, source.review_status) != (draft.csl, draft.class_, draft.review_status)
+
+
+def _describe(session: Session, source: Source, draft: SourceDraft, *, actor: str, advisor: Advisor | None) -> None:
+    before = {"csl": source.csl, "class": source.class_, "review_status": source.review_status}
+    source.csl, source.class_, source.review_status = draft.csl, draft.class_, draft.review_status
+    source.doi = source.doi or next((i.doi for i in draft.identifiers if i.doi), None)
+    session.flush()
+    after = {"csl": source.csl, "class": source.class_, "review_status": source.review_status}
+    events.append(
+        session, "source:described", actor, {"source": source_id(source), "key": source.key, "before": before, "after": after}, advisor
+    )
+
+
+def describe(session: Session, draft: SourceDraft, *, actor: str) -> Source:
+    """Replace the citation of a source that is known already, for every advisor that rests on it. NotFound where it is not; the same again changes nothing."""
+    events.head(session, lock=True)
+    source = _one_of(by_keys(session, [i.key for i in draft.identifiers]), draft)
+    if source is None:
+        raise NotFound(
+            f"No source is known as {draft.key}.",
+            hint="Citations of new sources come with the pairs that name them: registry datasets import --sources",
+        )
+    if _says_more(source, draft):
+        _describe(session, source, draft, actor=actor, advisor=None)
+    return source
 
 
 def _by_main_key(session: Session, keys: Iterable[str]) -> dict[str, Source]:
@@ -82,17 +153,6 @@ def _row(draft: SourceDraft) -> dict[str, Any]:
         "review_status": draft.review_status,
         "created_at": events.now(),
     }
-
-
-def _fill(source: Source, draft: SourceDraft) -> None:
-    if draft.csl.get("title") and not source.csl.get("title"):
-        source.csl = draft.csl
-    if source.class_ == "unclassified":
-        source.class_ = draft.class_
-    if source.review_status == "unknown":
-        source.review_status = draft.review_status
-    if source.doi is None:
-        source.doi = next((i.doi for i in draft.identifiers if i.doi), None)
 
 
 def document_identity(draft: DocumentDraft) -> str:
@@ -163,6 +223,8 @@ def under_version(session: Session, version: AdapterVersion) -> list[Source]:
 
 def withdraw(session: Session, source: Source, *, actor: str, reason: str) -> None:
     """Mark a source as withdrawn: cards say so at once and versions that rest on it are withheld. Doing it twice changes nothing."""
+    events.head(session, lock=True)  # the same order as an import, which would otherwise deadlock with this
+    session.refresh(source)
     if source.withdrawn_at is not None:
         return
     source.withdrawn_at = events.now()

@@ -5,13 +5,13 @@ a pair claims, and whether the training really used these rows (a repeat of the 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry import datasets, sources, versions
+from registry import datasets, events, sources, versions
 from registry.artifacts import ArtifactStore
 from registry.imports import DocumentDraft
 from registry.manifest import FileEntry, VersionManifest, digest, digest_bytes
@@ -22,14 +22,32 @@ from registry.versions import spec_digest
 
 def verify(session: Session, store: ArtifactStore, version: AdapterVersion) -> list[str]:
     """Every difference between what the catalogue states of a version and what it computes; empty when all holds."""
-    return [
-        *versions.check_files(store, version.files),
-        *_blob_differences(session, version),
-        *_persona_differences(version),
-        *document_differences(session, version.dataset),
-        *_dataset_differences(session, version.dataset),
-        *_version_differences(version),
-    ]
+    parts: dict[str, Callable[[], list[str]]] = {
+        "files": lambda: versions.check_files(store, version.files),
+        "blobs": lambda: _blob_differences(session, version),
+        "persona": lambda: _persona_differences(version),
+        "documents": lambda: document_differences(session, version.dataset),
+        "dataset": lambda: _dataset_differences(session, version.dataset),
+        "version": lambda: _version_differences(version),
+        "history": lambda: _history_differences(session, version),
+    }
+    return [line for name, part in parts.items() for line in _guarded(name, part)]
+
+
+def _guarded(name: str, part: Callable[[], list[str]]) -> list[str]:
+    """A row that cannot even be read is a difference as well, not a crash."""
+    try:
+        return part()
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        return [f"{name}: a row cannot be read: {type(error).__name__} {str(error)[:200]}"]
+
+
+def _history_differences(session: Session, version: AdapterVersion) -> list[str]:
+    """What the hash-chained history says of the version's number and digest."""
+    told = [events.body_of(e) for e in events.of_advisor(session, version.advisor, limit=2**31, tag_prefix="version:registered")]
+    if {"number": version.number, "digest": version.digest} in told:
+        return []
+    return [f"version: the history does not say that {version.advisor.slug}@{version.number} was registered with {version.digest}"]
 
 
 def _blob_differences(session: Session, version: AdapterVersion) -> list[str]:
@@ -110,7 +128,7 @@ def _links(session: Session, dataset: Dataset) -> dict[int, list[dict[str, Any]]
     )
     links: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for example_id, role, document, key in rows:
-        links[example_id].append({"key": key, "document": document.sha256, "role": role})
+        links[example_id].append({"key": key, "document": document.sha256, "extent": document.extent, "role": role})
     return links
 
 

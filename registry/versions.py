@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, delete, insert, select
+from sqlalchemy import Select, case, delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, joinedload, selectinload
 from sqlalchemy.sql.base import ExecutableOption
@@ -67,9 +67,10 @@ def spec_digest(persona: str, dataset: str, base_repo: str, base_revision: str |
 
 
 def find_same(session: Session, advisor: Advisor, key: str) -> AdapterVersion | None:
-    """The newest version of the advisor with this natural key, in whatever state."""
+    """The version of the advisor with this natural key: a ready one before any other, the newest first."""
     same = select(AdapterVersion).where(AdapterVersion.advisor_id == advisor.id, AdapterVersion.spec_digest == key)
-    return session.scalars(same.order_by(AdapterVersion.number.desc()).limit(1)).one_or_none()
+    ready_first = case((AdapterVersion.state == "ready", 0), else_=1)
+    return session.scalars(same.order_by(ready_first, AdapterVersion.number.desc()).limit(1)).one_or_none()
 
 
 def begin(session: Session, advisor: Advisor, proposal: Proposal, *, actor: str, force: bool = False) -> AdapterVersion:
@@ -82,11 +83,7 @@ def begin(session: Session, advisor: Advisor, proposal: Proposal, *, actor: str,
     if same is not None and not force:
         if same.state == "ready":
             return same
-        if same.state == "withdrawn":
-            raise Conflict(
-                f"The same training is {advisor.slug}@{same.number}, which was withdrawn: {same.withdrawn_reason}",
-                hint="Pass --force to register it again under a new number.",
-            )
+        refuse_withdrawn(advisor, same)
     if same is not None and same.state == "pending":
         return _take_over(session, same, proposal, actor)
     version = AdapterVersion(
@@ -110,6 +107,15 @@ def begin(session: Session, advisor: Advisor, proposal: Proposal, *, actor: str,
     session.flush()
     _insert_files(session, version, proposal.files)
     return version
+
+
+def refuse_withdrawn(advisor: Advisor, same: AdapterVersion) -> None:
+    """Raise Conflict where the same training was withdrawn."""
+    if same.state == "withdrawn":
+        raise Conflict(
+            f"The same training is {advisor.slug}@{same.number}, which was withdrawn: {same.withdrawn_reason}",
+            hint="Pass --force to register it again under a new number.",
+        )
 
 
 def _take_over(session: Session, version: AdapterVersion, proposal: Proposal, actor: str) -> AdapterVersion:
@@ -195,7 +201,8 @@ _LOADED: tuple[ExecutableOption, ...] = (
 def resolve(session: Session, text: str) -> AdapterVersion:
     """The version a reference names (elena@2, elena@live, sha256:...), with everything around it loaded. NotFound otherwise; pending ones are not seen."""
     ref = parse(text)
-    found = list(session.scalars(_query(ref).where(AdapterVersion.state != "pending").options(*_LOADED).limit(2)))
+    query = _query(ref).where(AdapterVersion.state != "pending").options(*_LOADED).limit(2)
+    found = list(session.scalars(query.execution_options(populate_existing=True)))
     if not found:
         raise _not_found(session, ref)
     if len(found) > 1:

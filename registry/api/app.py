@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
 from registry.api import advisors, aliases, artifacts, bases, datasets, docs, errors, health, history, personas, sources, tokens, versions
-from registry.api.deps import Room
+from registry.api.deps import Room, is_known
 from registry.api.edge import SECURITY, Edge, Hosts, Origins
 from registry.artifacts import ArtifactStore, open_store
 from registry.db import Database
@@ -30,7 +30,9 @@ def create_app(settings: Settings, database: Database | None = None, store: Arti
     for module in _ROUTERS:
         app.router.routes.extend(module.routes.routes)  # flat, so that whoever walks the routes meets every one
     require_permissions(app.routes)
-    app.add_middleware(Edge, hosts=Hosts(settings.allowed_hosts), origins=Origins(settings.cors_origins))
+    app.add_middleware(
+        Edge, hosts=Hosts(settings.allowed_hosts), origins=Origins(settings.cors_origins), known=lambda header: is_known(db, header)
+    )
     errors.install(app, {name.decode(): value.decode() for name, value in SECURITY})
     app.openapi = lambda: docs.describe(app)  # type: ignore[method-assign]
     return app

@@ -10,6 +10,7 @@ from registry.api import schemas
 from registry.api.deps import Actor, Cursor, Inside, Limit, permission
 from registry.api.paging import DEFAULT, after_number, next_link
 from registry.api.routes import problems, router
+from registry.errors import Invalid
 from registry.refs import check_digest
 
 routes = router("bases")
@@ -38,6 +39,8 @@ def list_bases(
 )
 def add_base(body: schemas.BaseIn, inside: Inside, _actor: Annotated[Actor, permission("write")], response: Response) -> schemas.Base:
     """Register a base at a revision. It is shared by all advisors, so a token bound to one may not."""
+    if body.kind == "builtin":
+        raise Invalid("A built-in base is made and registered by this program alone; kind is hub or local here.")
     weights = check_digest(body.weights_sha256) if body.weights_sha256 is not None else None
     facts = bases.BaseFacts(body.repo, body.revision, body.kind, weights, body.config, body.note)
     with inside.db.transaction() as session:

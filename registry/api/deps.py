@@ -20,7 +20,7 @@ from starlette.requests import Request
 from registry import advisors, tokens
 from registry.artifacts import ArtifactStore
 from registry.db import Database
-from registry.errors import Forbidden, Gone, NotFound, Unauthorized
+from registry.errors import Forbidden, Gone, NotFound, RegistryError, Unauthorized, Unavailable
 from registry.models import Advisor, AdvisorName, Token
 from registry.refs import check_slug
 from registry.settings import Settings
@@ -99,6 +99,18 @@ def _known(session: Session, header: str | None) -> Actor:
     if token is None:
         raise Unauthorized("This token is unknown, expired or revoked.", hint="Make a new one: registry tokens create")
     return Actor(actor_name(token), frozenset(token.scopes), token.advisor_id, token.id)
+
+
+def is_known(db: Database, header: str | None) -> bool:
+    """Whether an Authorization header carries a live token; a database that is away lets the request on to the route, which says so."""
+    if header is None:
+        return False
+    try:
+        with db.read() as session:
+            _known(session, header)
+    except RegistryError as error:
+        return isinstance(error, Unavailable)
+    return True
 
 
 def actor_name(token: Token) -> str:

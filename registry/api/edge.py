@@ -9,8 +9,9 @@ Rules:
 registry/card_cache.py asks the same objects for cached answers, so that a cached card and a fresh one cannot differ in this.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from anyio import to_thread
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -29,6 +30,8 @@ SECURITY: RawHeaders = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cache-control", b"no-store"),
 )
+SMALL_BODY = 64 * 1024  # what anybody may make the server read before it knows who asks
+_LONGEST_HOST = 262  # 255 bytes of name (RFC 1035), a colon and a port
 _REMEMBERED = 1024  # host headers whose verdict is kept; an attacker's variety must not grow memory
 
 
@@ -49,7 +52,9 @@ class Hosts:
         self._verdicts: dict[bytes | None, bool] = {}
 
     def allow(self, host: bytes | None) -> bool:
-        """Whether a Host header names this server."""
+        """Whether a Host header names this server. A header longer than any host name (RFC 1035: 255 bytes) is refused and not remembered."""
+        if host is not None and len(host) > _LONGEST_HOST:
+            return False
         verdict = self._verdicts.get(host)
         if verdict is None:
             if len(self._verdicts) >= _REMEMBERED:
@@ -106,9 +111,10 @@ def refuse_host() -> Response:
 class Edge:
     """The outermost layer of the API's app."""
 
-    def __init__(self, app: ASGIApp, *, hosts: Hosts, origins: Origins) -> None:
-        """Wrap `app`."""
+    def __init__(self, app: ASGIApp, *, hosts: Hosts, origins: Origins, known: Callable[[str | None], bool]) -> None:
+        """Wrap `app`. `known` says of an Authorization header whether a live token stands in it; it may ask the database."""
         self._app = app
+        self._known = known
         self._hosts = hosts
         self._origins = origins
 
@@ -130,6 +136,10 @@ class Edge:
             await self._app(scope, receive, dressed)
         elif _stated_length(headers) > limit:
             await problem(413, "too_large", f"A request body may have at most {limit} bytes here.")(scope, receive, dressed)
+        elif _large_body(scope, headers) and not await to_thread.run_sync(self._known, headers.get("authorization")):
+            # The routes check permissions after the body was read and parsed; nobody unknown may make the server do that for megabytes.
+            refusal = problem(401, "unauthorized", "This needs a bearer token.", hint="Make one with: registry tokens create")
+            await refusal(scope, receive, dressed)
         else:
             await self._app(scope, _Bounded(receive, limit), dressed)
 
@@ -139,6 +149,13 @@ def _body_limit(scope: Scope) -> int | None:
     if scope["method"] == "PUT" and scope["path"].startswith("/artifacts/"):
         return None
     return DATASET_LIMIT if scope["method"] == "POST" and scope["path"].endswith("/datasets") else BODY_LIMIT
+
+
+def _large_body(scope: Scope, headers: Headers) -> bool:
+    """Whether a request may carry more than a small body: it says so, or it does not say."""
+    if scope["method"] in ("GET", "HEAD", "OPTIONS", "DELETE"):
+        return False
+    return "content-length" not in headers or _stated_length(headers) > SMALL_BODY
 
 
 def _stated_length(headers: Headers) -> int:

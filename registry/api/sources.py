@@ -7,7 +7,7 @@ import json
 from typing import Annotated
 
 from fastapi import Path, Query, Request, Response
-from sqlalchemy import exists, func, select
+from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 from starlette.datastructures import Headers
 
@@ -83,19 +83,26 @@ def show_source(
         source = sources.get(session, id) if id.startswith("src_") else None
         if source is None or not _visible(session, source, actor):
             raise NotFound(f"No source is known as {id!a} here.", hint="A source's id looks like src_12; the Source Card gives it.")
-        total = session.scalar(select(func.count()).where(models.Document.source_id == source.id)) or 0
-        query = select(models.Document).where(models.Document.source_id == source.id).order_by(models.Document.id).limit(_DOCUMENTS)
+        documents = [models.Document.source_id == source.id]
+        if actor.advisor_id is not None:  # what another advisor has read of the same source is that advisor's own affair
+            documents.append(_read_by(actor.advisor_id))
+        total = session.scalar(select(func.count()).select_from(models.Document).where(*documents)) or 0
+        query = select(models.Document).where(*documents).order_by(models.Document.id).limit(_DOCUMENTS)
         return schemas.Source.of(source, list(session.scalars(query)), total)
 
 
 def _visible(session: Session, source: models.Source, actor: Actor) -> bool:
     if actor.advisor_id is None:
         return True
-    mine = (
+    mine = select(models.Document.id).where(models.Document.source_id == source.id, _read_by(actor.advisor_id)).limit(1)
+    return session.scalar(mine) is not None
+
+
+def _read_by(advisor_id: int) -> ColumnElement[bool]:
+    """Whether a pair of the advisor rests on a document."""
+    return (
         exists()
-        .where(models.Document.source_id == source.id)
         .where(models.ExampleSource.document_id == models.Document.id)
         .where(models.DatasetExample.example_id == models.ExampleSource.example_id)
-        .where(models.Dataset.id == models.DatasetExample.dataset_id, models.Dataset.advisor_id == actor.advisor_id)
+        .where(models.Dataset.id == models.DatasetExample.dataset_id, models.Dataset.advisor_id == advisor_id)
     )
-    return bool(session.scalar(select(mine)))

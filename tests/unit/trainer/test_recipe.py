@@ -17,7 +17,7 @@ TINY = BaseSpec("builtin", "adapter-registry/tiny-mistral", "0" * 40, path=Path(
 MISTRAL_7B_BASE = BaseSpec("hub", "mistralai/Mistral-7B-Instruct-v0.3", "1" * 40, config={**MISTRAL_7B, "max_position_embeddings": 32768})
 CARD = Device("NVIDIA GeForce RTX 4090", 24564)
 # Changes only together with a changed default or a changed template; then every registered version keeps its own digest, and new ones get a new one.
-GOLDEN = "sha256:GOLDEN"
+GOLDEN = "sha256:6b03da9b916478296e41b0a7d2d5b9996f84de7ecd6c8527357874c5b8c168cd"
 
 
 def test_the_default_recipe_of_the_tiny_base_keeps_its_digest():

@@ -113,6 +113,9 @@ def test_an_import_tells_what_it_did_and_repeats_harmlessly(elena):
         (("tokens", "revoke", "99"), "There is no token 99"),
         (("audit", "--expect", str(REPO / "README.md")), "is no exported head"),
         (("train", "--advisor", "elna"), "Did you mean 'elena'?"),
+        (("audit", "--export", "/nowhere/head.json"), "The system refused /nowhere/head.json"),
+        (("resolve", "elena@live", "--at", "0001-01-01T00:00:00+14:00"), "Expected a date"),
+        (("sources", "describe", str(REPO / "examples" / "marcus" / "sources.json")), "No source is known as"),
     ],
 )
 def test_bad_input_gets_a_sentence_and_exit_code_1(elena, arguments, words):

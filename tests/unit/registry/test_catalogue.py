@@ -1,6 +1,7 @@
 """Advisors, personas, datasets, versions, scores, tokens: each on SQLite and on Postgres, through the schema the migrations make."""
 
 import datetime as dt
+import json
 import threading
 
 import factories
@@ -8,14 +9,16 @@ import pytest
 import sqlalchemy as sa
 from factories import ACTOR, add_advisor, add_dataset, add_version, line
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from registry import advisors, bases, datasets, evaluations, events, personas, runs, schema, sources, tokens, versions
 from registry.db import HEAD_REVISION, Database, normalise_url
 from registry.errors import AlreadyExists, Conflict, Gone, Invalid, NotFound, Unavailable, WrongRevision
 from registry.evaluations import ScoreDraft
-from registry.imports import Defaults, read_jsonl
+from registry.imports import Defaults, read_csl, read_jsonl
 from registry.manifest import FileEntry
 from registry.models import AdapterVersion, Blob, DatasetExample, Event, Example, Source, VersionFile
+from registry.splits import SplitRule
 
 PAGE = "https://example.org/page"
 CSL = {
@@ -231,6 +234,49 @@ def test_a_bare_url_is_a_source_of_which_nothing_is_recorded(db):
         assert (source.csl["title"], source.class_, source.doi) == ("A study", "academic", "10.1037/a0036904")
 
 
+def test_one_advisors_import_cannot_rewrite_anothers_citation(db):
+    add_advisor(db)
+    add_advisor(db, "marcus")
+    add_dataset(db, [line("Q", sources=[PAGE])])
+    boast = CSL | {"title": "Cure burnout in a day"}
+    draft, citations = read_jsonl(factories.jsonl(line("Q2", sources=[PAGE])), "x", Defaults()), read_csl(json.dumps([boast]), "s")
+    with db.transaction() as session:
+        done = datasets.register(session, advisors.get(session, "marcus", lock=True), draft, actor=ACTOR, citations=citations)
+    assert done.notes == (f"the recorded citation of {PAGE} was kept; change it with: registry sources describe FILE",)
+    with db.read() as session:
+        assert sources.get(session, PAGE).csl == {}
+    with db.transaction() as session:
+        sources.describe(session, read_csl(json.dumps([CSL]), "s")[0], actor=ACTOR)
+    with db.read() as session:
+        assert (sources.get(session, PAGE).csl["title"], sources.get(session, PAGE).class_) == ("A study", "academic")
+        (event,) = session.scalars(sa.select(Event).where(Event.tag == "source:described"))
+        assert events.body_of(event)["before"]["csl"] == {}
+
+
+def test_a_citation_that_joins_two_known_sources_is_refused(db):
+    add_advisor(db)
+    add_dataset(db, [line("Q", sources=[PAGE]), line("R", sources=["10.1037/a0036904"])])
+    with pytest.raises(Conflict, match="two sources that are known apart"):
+        add_dataset(db, [line("S", sources=[PAGE])], csl=[CSL])
+
+
+def test_how_much_was_read_is_part_of_a_pairs_identity(db):
+    add_advisor(db)
+    assert add_dataset(db, [line("Q", sources=[PAGE])]).sha256 != add_dataset(db, [line("Q", sources=[PAGE])], csl=[CSL]).sha256
+
+
+def test_importing_under_another_persona_says_which_one_is_kept(db):
+    add_advisor(db)
+    add_dataset(db, [line("Q")])
+    with db.transaction() as session:
+        elena = advisors.get(session, "elena", lock=True)
+        personas.set_prompt(session, elena, "You are brief.", actor=ACTOR)
+        done = datasets.register(
+            session, elena, read_jsonl(factories.jsonl(line("Q")), "x", Defaults()), actor=ACTOR, rule=SplitRule(fraction=0.0)
+        )
+    assert done.notes == ("this dataset was imported with persona 1, and keeps it",)
+
+
 def test_citations_that_no_pair_names_are_not_sources(db):
     add_advisor(db)
     add_dataset(db, [line("Q")], csl=[CSL])
@@ -403,6 +449,44 @@ def test_a_withdrawn_version_stays_on_record_and_its_training_is_refused(ready):
         assert versions.resolve(session, "elena@1").digest == version.digest
 
 
+def test_a_withdrawn_twin_does_not_hide_the_ready_one(ready):
+    db, store = ready
+    add_version(db, store)
+    add_version(db, store, force=True)
+    with db.transaction() as session:
+        versions.withdraw(session, versions.resolve(session, "elena@2"), actor=ACTOR, reason="a mistake")
+    assert add_version(db, store).number == 1
+
+
+def test_a_lock_reads_again_what_was_read_before_it(ready):
+    db, store = ready
+    add_version(db, store)
+    with db.read() as session:
+        old = versions.resolve(session, "elena@1")
+        assert old.state == "ready"
+    other = Database(db.url)
+    with db.engine.connect() as _held, Session(db.engine) as session:
+        versions.resolve(session, "elena@1")
+        session.commit()
+        with other.transaction() as elsewhere:
+            versions.withdraw(elsewhere, versions.resolve(elsewhere, "elena@1"), actor=ACTOR, reason="x")
+        assert versions.resolve(session, "elena@1").state == "withdrawn"
+    other.dispose()
+
+
+def test_a_read_sees_one_moment_whatever_is_written_meanwhile(ready):
+    db, store = ready
+    add_version(db, store)
+    other = Database(db.url)
+    with db.read() as session:
+        before = events.head(session)
+        with other.transaction() as elsewhere:
+            versions.withdraw(elsewhere, versions.resolve(elsewhere, "elena@1"), actor=ACTOR, reason="x")
+        assert events.head(session) == before
+        assert events.audit(session) == []
+    other.dispose()
+
+
 @pytest.mark.parametrize("existing", [0, 50])
 def test_registering_takes_at_most_six_statements_however_many_versions_exist(ready, existing):
     db, store = ready
@@ -463,6 +547,24 @@ def test_a_failed_run_stays_on_record(db):
     with db.read() as session:
         found = session.get_one(type(run), run.id)
         assert (found.state, len(found.error)) == ("failed", runs.MAX_ERROR)
+
+
+def test_a_run_that_was_killed_is_recorded_as_failed_by_the_next(db):
+    add_advisor(db)
+    with db.transaction() as session:
+        first = runs.start(session, advisors.get(session, "elena"), "training", {"seed": 1}, actor=ACTOR)
+        other = runs.start(session, advisors.get(session, "elena"), "training", {"seed": 2}, actor=ACTOR)
+    with db.transaction() as session:
+        runs.end_dead(session, {"seed": 1})
+    with db.read() as session:
+        assert (session.get_one(type(first), first.id).state, session.get_one(type(first), other.id).state) == ("failed", "running")
+
+
+def test_only_training_writes_the_heldout_suite(ready):
+    db, store = ready
+    add_version(db, store)
+    with pytest.raises(Invalid, match="what training itself measures"), db.transaction() as session:
+        evaluations.add(session, versions.resolve(session, "elena@1"), "heldout", [ScoreDraft("loss", 0.1, 5)], actor=ACTOR)
 
 
 def test_the_newest_scores_of_each_suite_are_shown(ready):

@@ -183,11 +183,22 @@ def test_a_faulty_csv_gets_a_sentence(text, mapping, words):
         ({"title": "x", "URL": "https://example.org", "custom": {"review_status": "liked"}}, "review_status"),
         ({"title": "x\u202e", "URL": "https://example.org"}, "control character"),
         ("x", "expected a citation as an object"),
+        ({"title": "x", "URL": "https://example.org", "volume": 10**20}, "cannot carry exactly"),
     ],
 )
 def test_a_faulty_citation_is_named_by_its_place(item, words):
     with pytest.raises(Invalid, match=rf"sources.json item 1: (?s:.*){words}"):
         read_csl(json.dumps([item]), "sources.json")
+
+
+def test_a_number_that_overflows_is_refused():
+    with pytest.raises(Invalid, match="cannot carry exactly"):
+        read_csl('[{"title": "x", "URL": "https://example.org", "volume": 1e999}]', "sources.json")
+
+
+def test_a_class_that_is_none_is_refused_before_anything_is_read():
+    with pytest.raises(Invalid, match="found 'gossip'"):
+        read_csv("q,a,url,who\nx,y,https://example.org,z\n", "chat.csv", MAPPING, Defaults(origin="human", source_class="gossip"))
 
 
 def test_a_citation_keeps_what_it_says_and_nothing_else():

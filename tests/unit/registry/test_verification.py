@@ -4,7 +4,7 @@ import pytest
 import sqlalchemy as sa
 from factories import add_advisor, add_dataset, add_version, damage, line
 
-from registry import verification, versions
+from registry import advisors, verification, versions
 from registry.imports import DocumentDraft
 from registry.sources import document_identity
 
@@ -27,7 +27,8 @@ def elena(db, store):
 
 def differences(db, store):
     with db.read() as session:
-        return verification.verify(session, store, versions.resolve(session, "elena@1"))
+        (version,) = versions.page(session, advisors.get(session, "elena"))
+        return verification.verify(session, store, version)
 
 
 def test_an_untouched_version_verifies(elena):
@@ -69,6 +70,9 @@ def test_one_flipped_bit_names_the_file(elena, name):
         ("UPDATE version_files SET size = 1 WHERE path = 'adapter_config.json'", "adapter_config.json: expected 1 bytes"),
         ("DELETE FROM blobs", "adapter_config.json: the catalogue has no record"),
         ("UPDATE datasets SET heldout_total = 0", "split: expected 0 held-out"),
+        ('UPDATE examples SET messages = \'[{"who": "user"}]\' WHERE id = 2', "dataset: a row cannot be read"),
+        ('UPDATE datasets SET split = \'{"method": "connected-groups/1", "fraction": "much", "seed": 0}\'', "a row cannot be read"),
+        ("UPDATE adapter_versions SET number = 9 WHERE number = 1", "the history does not say"),
         ('UPDATE datasets SET split = \'{"method": "other"}\'', "split"),
     ],
 )

@@ -13,10 +13,11 @@ from fastapi import FastAPI
 from sqlalchemy import event
 from starlette.testclient import TestClient
 
-from registry import advisors, bases, promotion, sources, tokens, versions
+from registry import advisors, bases, evaluations, promotion, runs, sources, tokens, versions
 from registry.api.app import create_app
 from registry.artifacts import ArtifactStore
 from registry.db import Database
+from registry.evaluations import ScoreDraft
 from registry.settings import Settings
 
 HOST = "testserver"
@@ -156,6 +157,15 @@ def add_live(db: Database, store: ArtifactStore, slug: str = "elena", *, seed: i
 def promote(db: Database, store: ArtifactStore, ref: str, alias: str = "live") -> None:
     with db.transaction() as session:
         promotion.promote(session, store, versions.resolve(session, ref), actor="tester", alias=alias)
+
+
+def measured(db: Database, ref: str, **metrics: float) -> None:
+    """Held-out scores of a version, as a training run records them."""
+    with db.transaction() as session:
+        version = versions.resolve(session, ref)
+        run = runs.start(session, version.advisor, "training", {"ref": ref}, actor=factories.ACTOR)
+        drafts = [ScoreDraft(name, value, 10) for name, value in metrics.items()]
+        evaluations.add(session, version, evaluations.HELDOUT, drafts, actor=factories.ACTOR, run_id=run.id)
 
 
 def withdraw_source(db: Database, name: str) -> None:

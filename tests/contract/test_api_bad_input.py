@@ -1,12 +1,13 @@
 """Input that is wrong, hostile or absurd: a clear 4xx, never a 5xx, and nothing written."""
 
 import json
+import time
 import urllib.parse
 import warnings
 
 import factories
 import pytest
-from api_kit import CITATION, HOST, Api, add_live, digest, pair, problem
+from api_kit import CITATION, DOI, HOST, Api, add_live, digest, pair, problem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -287,3 +288,32 @@ def test_no_header_gives_a_server_error(fuzzed, name, value):
     clean = bytes(b for b in value if b >= 32 and b != 127)
     for path in ("/advisors/elena/sources", f"/artifacts/{digest(b'')}", "/advisors/elena/versions/1/files/adapter_config.json"):
         assert fuzzed.get(path, fuzzed.root | {name: clean}).status_code < 500, (path, name, clean)
+
+
+def test_nobody_unknown_makes_the_server_read_a_large_body(elena):
+    large = b'{"examples": [' + b"{}," * 400_000 + b"{}]}"
+    for headers in ({}, {"authorization": "Bearer art_wrong"}):
+        began = time.perf_counter()
+        problem(elena.client.post("/advisors/elena/datasets", content=large, headers=headers), 401)
+        assert time.perf_counter() - began < 1.0
+    assert elena.client.post("/advisors/elena/datasets", content=large, headers=elena.root).status_code == 422
+
+
+def test_a_host_name_longer_than_any_is_refused_and_not_remembered(elena):
+    answer = elena.client.get("/health", headers={"host": "a" * 5000})
+    assert (answer.status_code, answer.json()["code"]) == (400, "unknown_host")
+
+
+def test_a_bound_token_sees_only_its_own_readings_of_a_source(elena):
+    factories.add_advisor(elena.db, "marcus")
+    mine = elena.token("write", "read", advisor="marcus")
+    body = {"examples": [{"instruction": "Q", "response": "A", "origin": "human", "sources": [DOI]}], "heldout": 0}
+    assert elena.client.post("/advisors/marcus/datasets", json=body, headers=mine).status_code == 201
+    (source,) = [s for g in elena.client.get("/advisors/elena/sources").json()["groups"] for s in g["sources"]][:1]
+    seen = elena.client.get(f"/sources/{source['id']}", headers=mine).json()
+    whole = elena.client.get(f"/sources/{source['id']}", headers=elena.root).json()
+    assert len(seen["documents"]) < len(whole["documents"])
+
+
+def test_a_builtin_base_cannot_be_registered_from_outside(elena):
+    problem(elena.post("/bases", {"repo": "x/y", "revision": "b" * 40, "kind": "builtin", "note": "Trained by licensed clinicians."}), 422)

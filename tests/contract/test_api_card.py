@@ -5,7 +5,7 @@ from typing import Any
 
 import factories
 import pytest
-from api_kit import CITATION, DOI, Api, add_live, counted, pair, problem, promote, public_elena, withdraw_source
+from api_kit import CITATION, DOI, Api, add_live, counted, measured, pair, problem, promote, public_elena, withdraw_source
 from sqlalchemy import update
 
 from registry import advisors, versions
@@ -70,7 +70,7 @@ def test_the_whole_card(elena):
             "id": "test/base",
             "revision": "a" * 40,
             "kind": "hub",
-            "note": "Builds on test/base, whose maker has not published its training data.",
+            "note": "Builds on test/base; whether its maker has published its training data is not recorded here.",
         },
         "summary": {
             "sentence": "2 example conversations, written by a model from the abstract of 1 document, trained this adapter.",
@@ -346,9 +346,11 @@ def test_the_figure_of_the_newest_evaluation(elena):
         rows = [{"metric": name, "value": value, "low": value - 1, "high": value + 1, "n": 9} for name, value in values.items()]
         assert elena.post("/advisors/elena/versions/1/scores", {"suite": suite, "scores": rows}).status_code == 201
 
+    forged = {"suite": "heldout", "scores": [{"metric": "loss_difference", "value": -9, "n": 5}]}
+    problem(elena.post("/advisors/elena/versions/1/scores", forged), 422)
     score("zz", other=1.0)
     assert body_of(elena.card())["evaluated"] == {"suite": "zz", "metric": "other", "value": 1.0, "interval": [0.0, 2.0], "n": 9}
-    score("heldout", adapter_loss=1.5, base_loss=2.0, loss_difference=-0.5)
+    measured(elena.db, "elena@1", adapter_loss=1.5, base_loss=2.0, loss_difference=-0.5)
     score("later", other=3.0)
     found = body_of(elena.card())["evaluated"]
     assert (found["suite"], found["metric"], found["value"]) == ("heldout", "loss_difference", -0.5)

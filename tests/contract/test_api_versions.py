@@ -221,7 +221,7 @@ def test_versions_are_listed_newest_first_and_compared(elena):
     factories.add_dataset(elena.db, [pair("Why am I tired?"), pair("What now?", url="https://example.org/page")], csl=[CITATION])
     add_live(elena.db, elena.store, seed=2)
     for number in (1, 2):
-        body = {"suite": "heldout", "scores": [{"metric": "loss", "value": 2.0 - number / 2, "n": 10}]}
+        body = {"suite": "judge", "scores": [{"metric": "loss", "value": 2.0 - number / 2, "n": 10}]}
         elena.post(f"/advisors/elena/versions/{number}/scores", body)
     first = elena.get("/advisors/elena/versions?limit=1").json()
     assert [(v["number"], v["aliases"]) for v in first["items"]] == [(2, ["live"])]
@@ -231,7 +231,7 @@ def test_versions_are_listed_newest_first_and_compared(elena):
     assert {key: diff["data"][key] for key in ("same", "added", "removed", "kept")} == {"same": False, "added": 1, "removed": 1, "kept": 1}
     assert [(s["id"], s["title"]) for s in diff["sources_added"]] == [("src_2", "https://example.org/page")]
     assert diff["sources_removed"] == []
-    assert diff["scores"] == [{"suite": "heldout", "metric": "loss", "before": 1.5, "after": 1.0}]
+    assert diff["scores"] == [{"suite": "judge", "metric": "loss", "before": 1.5, "after": 1.0}]
     assert [change["what"] for change in diff["facts"]] == ["seed"]
     assert {change["what"] for change in diff["files"]} == {"adapter_config.json", "adapter_model.safetensors"}
     with counted(elena.db) as statements:

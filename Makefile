@@ -29,7 +29,7 @@ demo: $(VENV)/.train ## install what is needed and run the main job: train, prom
 	@$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.dev   ## install what is needed and run every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --durations=15
 
 check: $(VENV)/.dev  ## lint, types, import rules, drift of generated docs
 	$(BIN)/ruff check .

@@ -33,6 +33,8 @@ from trainer.spec import TrainedAdapter, TrainSpec
 Progress = Callable[[Mapping[str, Any]], None]
 # What a model folder needs here. No pickles: a .bin is never fetched, let alone loaded.
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+# Mistral's repositories carry the weights a second time in the maker's own layout, as large as all shards together; transformers does not read it.
+_UNWANTED = ("consolidated*", "*/*")
 
 
 class Phases:
@@ -131,7 +133,7 @@ def _fetch(base: BaseSpec) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(base.repo, revision=base.revision, allow_patterns=list(_WANTED)))
+        return Path(snapshot_download(base.repo, revision=base.revision, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED)))
     except OSError as error:
         if error.errno is not None:  # the disk's errors have a number, the hub's have none
             raise
@@ -229,7 +231,7 @@ def _arguments(spec: TrainSpec, steps: int, scratch: Path) -> SFTConfig:
         gradient_accumulation_steps=recipe.gradient_accumulation,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.scheduler if recipe.scheduler != "constant" else "constant_with_warmup",
-        warmup_steps=math.ceil(recipe.warmup * steps),
+        warmup_steps=math.floor(recipe.warmup * steps),  # rounded down: one step of warm-up out of one would train nothing
         weight_decay=recipe.weight_decay,
         optim=recipe.optim,
         adam_beta1=recipe.adam_beta1,

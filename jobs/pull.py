@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from registry.artifacts import ArtifactStore
+from registry.artifacts import ArtifactStore, blob_of
 from registry.errors import AlreadyExists, Invalid
 from registry.manifest import canonical
 from registry.models import AdapterVersion
@@ -20,7 +20,7 @@ def pull(store: ArtifactStore, version: AdapterVersion, folder: Path) -> list[Pa
     for file in version.files:
         target = folder / file.path
         if target.exists():
-            if store_digest(target) == file.sha256:
+            if blob_of(target).digest == file.sha256:
                 continue
             raise AlreadyExists(f"{target} exists with other content.", hint="Choose an empty folder: --out FOLDER")
         store.get_file(file.sha256, target)
@@ -33,11 +33,3 @@ def pull(store: ArtifactStore, version: AdapterVersion, folder: Path) -> list[Pa
     }
     (folder / "registry.json").write_bytes(canonical(manifest) + b"\n")
     return written
-
-
-def store_digest(path: Path) -> str:
-    """sha256:<hex> of a file, in constant memory."""
-    import hashlib
-
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

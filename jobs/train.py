@@ -23,11 +23,11 @@ from evaluation.statistics import paired_difference, t_interval
 from jobs import model_card
 from registry import advisors, bases, datasets, evaluations, runs, versions
 from registry.adapter_files import BaseCard, base_card_from_config, canonical_config, check_adapter, read_config
-from registry.artifacts import ArtifactStore
+from registry.artifacts import ArtifactStore, blob_of
 from registry.db import Database
 from registry.errors import Invalid, RegistryError
 from registry.evaluations import ScoreDraft
-from registry.manifest import FileEntry, digest_bytes
+from registry.manifest import FileEntry
 from registry.models import AdapterVersion, Advisor, Dataset, Run
 from trainer.spec import TrainedAdapter, TrainSpec
 
@@ -169,12 +169,8 @@ def _left_over(spec: TrainSpec) -> TrainedAdapter | None:
 
 
 def _entry(path: Path) -> FileEntry:
-    data = path.read_bytes() if path.stat().st_size < 2**20 else None
-    if data is not None:
-        return FileEntry(path.name, digest_bytes(data), len(data))
-    from jobs.pull import store_digest
-
-    return FileEntry(path.name, store_digest(path), path.stat().st_size)
+    blob = blob_of(path)
+    return FileEntry(path.name, blob.digest, blob.size)
 
 
 def _run(db: Database, decided: Plan, spec: TrainSpec, on_event: Progress) -> TrainedAdapter:

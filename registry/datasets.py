@@ -94,7 +94,7 @@ def register(
             notes = (*notes, f"this dataset was imported with persona {existing.persona.number}, and keeps it")
         return Imported(existing, created=False, duplicates=duplicates, notes=notes)
     ids = _store_examples(session, unique)
-    aside = heldout([Member(item.sha256, item.source_keys | {_question_tie(item.draft)}) for item in unique], rule)
+    aside = heldout([Member(item.sha256, item.source_keys | {question_tie(item.draft.messages[0][1])}) for item in unique], rule)
     dataset = Dataset(
         advisor_id=advisor.id,
         sha256=sha256,
@@ -116,8 +116,9 @@ def register(
     return Imported(dataset, created=True, duplicates=duplicates, notes=notes)
 
 
-def _question_tie(draft: ExampleDraft) -> str:
-    return "question:" + " ".join(draft.messages[0][1].casefold().split())
+def question_tie(question: str) -> str:
+    """What ties two pairs with the same question to one side of the split, however it is spaced and capitalised."""
+    return "question:" + " ".join(question.casefold().split())
 
 
 def _sources_for(session: Session, advisor: Advisor, draft: DatasetDraft, citations: Sequence[SourceDraft], actor: str) -> sources.Ensured:

@@ -88,7 +88,7 @@ def _dataset_differences(session: Session, dataset: Dataset) -> list[str]:
     for place, example in datasets.all_examples(session, dataset):
         mine = links.get(example.id, [])
         lines += _example_differences(place, example, mine)
-        question = "question:" + " ".join(example.messages[0]["content"].casefold().split()) if example.messages else "question:"
+        question = datasets.question_tie(example.messages[0]["content"] if example.messages else "")
         members.append(Member(example.sha256, frozenset(row["key"] for row in mine) | {question}))
         places.append(place)
     found = datasets.dataset_digest([m.digest for m in members], dataset.split)

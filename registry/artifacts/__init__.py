@@ -258,6 +258,12 @@ class ArtifactStore(Protocol):
         return blob
 
 
+def blob_of(path: Path) -> Blob:
+    """Digest and size of a file of this machine, in constant memory. Raises OSError."""
+    with path.open("rb", buffering=0) as file:
+        return _hash_stream(file)
+
+
 class _Readable(Protocol):
     def read(self, size: int, /) -> bytes | None: ...
 

@@ -7,6 +7,7 @@ from a migrated template.
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +25,9 @@ SHARED = REPO.parent / "shared"
 _counter = itertools.count()
 
 os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
+# A shell starts background jobs with Ctrl-C ignored, and children inherit that; the tests that interrupt a command must find it as a person would.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +42,10 @@ def postgres() -> Iterator[str]:
     url = server.get_uri()
     engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
+        # What a test writes need not survive a power cut; without this every CREATE DATABASE waits for the disk.
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            connection.execute(sa.text(f"ALTER SYSTEM SET {setting} = off"))
+        connection.execute(sa.text("SELECT pg_reload_conf()"))
         connection.execute(sa.text("CREATE DATABASE template_catalogue"))
     engine.dispose()
     database = Database(_database_url(url, "template_catalogue"))

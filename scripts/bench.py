@@ -30,7 +30,7 @@ def main() -> None:
     print(
         f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Python {platform.python_version()}; client and servers on the same machine\n"
     )
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = _Told()
     found["command line"] = _command_line()
     found["registering"] = _registering()
     found["card on SQLite"] = bench_card.run()
@@ -43,6 +43,14 @@ def main() -> None:
     (folder / "figures.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(f"\nEvery figure: {folder / 'figures.json'}")
     _report(found)
+
+
+class _Told(dict[str, Any]):
+    """Prints every figure as soon as it is there: a later part that fails must not lose it."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        print(f"{key}: {json.dumps(value)}", flush=True)
+        super().__setitem__(key, value)
 
 
 def _which(tool: str) -> str | None:

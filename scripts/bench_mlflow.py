@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
@@ -25,11 +25,11 @@ ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true"}
 
 def install() -> Path:
     """The folder with MLflow's commands, installed where missing."""
-    if not (VENV / ".done").exists():
+    if not (VENV / ".done").exists() or (VENV / ".done").read_text() != " ".join(PINS):
         print("installing MLflow beside (.venv-mlflow) ...", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
         subprocess.run([str(VENV / "bin" / "python"), "-m", "pip", "install", "-q", *PINS], check=True)
-        (VENV / ".done").touch()
+        (VENV / ".done").write_text(" ".join(PINS))
     return VENV / "bin"
 
 
@@ -64,7 +64,8 @@ def server(database_url: str, folder: Path) -> Iterator[str]:
         _wait(f"http://127.0.0.1:{port}/health", process, folder / "mlflow.log")
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(process.pid, 15)
+        with suppress(ProcessLookupError):  # it may have ended by itself
+            os.killpg(process.pid, 15)
         process.wait(timeout=30)
 
 

@@ -17,7 +17,7 @@ REPO = Path(__file__).resolve().parent.parent
 VENV = REPO / ".venv-mlflow"
 PINS = (
     "mlflow==3.17.2",
-    "psycopg2-binary",
+    "psycopg[binary]",
     "uvloop",
 )  # the release whose figures the design quotes; uvloop makes it faster, so it is its best
 ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true"}

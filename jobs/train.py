@@ -90,15 +90,20 @@ def plan(db: Database, home: Path, request: Request, on_event: Progress | None =
     defaults = default_recipe(base, device)
     recipe = Recipe.from_json(defaults.as_json() | dict(request.recipe or {}))
     key = versions.spec_digest(persona, dataset.sha256, base.repo, base.revision, recipe.as_json(), request.seed)
-    with db.read() as session:
-        same = versions.find_same(session, advisor, key)
-        if same is not None and not request.force:
-            versions.refuse_withdrawn(advisor, same)  # before an hour of training, not after it
-    existing = same.number if same is not None and same.state == "ready" else None
+    existing = _registered(db, advisor, key, force=request.force)
     words = device.name if device else "CPU"
     return Plan(
         advisor.slug, dataset.sha256, dataset.examples_total, dataset.heldout_total, base, recipe, request.seed, words, key, existing
     )
+
+
+def _registered(db: Database, advisor: Advisor, key: str, *, force: bool) -> int | None:
+    """The number of the same training's ready version, if there is one. Raises Conflict where it was withdrawn, unless forced."""
+    with db.read() as session:
+        same = versions.find_same(session, advisor, key)
+    if same is not None and not force:
+        versions.refuse_withdrawn(advisor, same)  # before an hour of training, not after it
+    return same.number if same is not None and same.state == "ready" else None
 
 
 def _dataset(session: Session, advisor: Advisor, ref: str | None) -> Dataset:
@@ -109,7 +114,7 @@ def train(db: Database, store: ArtifactStore, home: Path, request: Request, *, a
     """Train and register. Raises every RegistryError of the steps; then no version is visible and the run says why."""
     decided = plan(db, home, request, on_event)
     if decided.existing is not None and not request.force:
-        return _existing(db, decided)
+        return _existing(db, decided.advisor, decided.existing)
     work = home / "work" / decided.spec_digest.removeprefix("sha256:")[:24]
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -120,15 +125,17 @@ def train(db: Database, store: ArtifactStore, home: Path, request: Request, *, a
     lock = FileLock(work.with_suffix(".lock"))
     with lock:
         if not request.force:
-            again = plan(db, home, request)
-            if again.existing is not None:  # another command finished the same training while this one waited
-                return _existing(db, again)
+            with db.read() as session:
+                advisor = advisors.get_active(session, decided.advisor)
+            number = _registered(db, advisor, decided.spec_digest, force=False)
+            if number is not None:  # another command finished the same training while this one waited
+                return _existing(db, decided.advisor, number)
         return _train_and_register(db, store, decided, work, request, actor, on_event)
 
 
-def _existing(db: Database, decided: Plan) -> Trained:
+def _existing(db: Database, advisor: str, number: int) -> Trained:
     with db.read() as session:
-        return Trained(versions.resolve(session, f"{decided.advisor}@{decided.existing}"), created=False)
+        return Trained(versions.resolve(session, f"{advisor}@{number}"), created=False)
 
 
 def _train_and_register(

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from registry.api import schemas
 from registry.api.deps import Actor, Inside, Room, permission
 from registry.api.downloads import blob_response, receive_upload
-from registry.api.routes import problems, router
+from registry.api.routes import DOWNLOAD, problems, router
 from registry.artifacts import Blob
 from registry.errors import NotFound, TooLarge
 from registry.models import AdapterVersion, Token, VersionFile
@@ -72,13 +72,7 @@ async def upload_artifact(
     "/artifacts/{digest}",
     summary="Download a file by its digest",
     response_class=Response,
-    responses={
-        200: {"description": "The file.", "content": {"application/octet-stream": {"example": "(the bytes of the file)"}}},
-        206: {"description": "The range that was asked for."},
-        304: {"description": "The client has these bytes."},
-        307: {"description": "The file lies on S3; the address is good for five minutes."},
-        **problems(401, 403, 404),
-    },
+    responses=DOWNLOAD,
 )
 @routes.head("/artifacts/{digest}", name="head_artifact", include_in_schema=False)
 async def download_artifact(

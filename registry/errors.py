@@ -1,6 +1,6 @@
 """Every error this product raises on purpose: what was expected, what was found, and a hint what to do.
 
-Words are chosen where the fact is known; the status code and the exit code are chosen once, at the edge (registry/api/errors.py, cli.py).
+Words are chosen where the fact is known; the status code and the exit code are chosen once, at the edge (registry/api/errors.py, commands/frame.py).
 This module imports nothing.
 """
 

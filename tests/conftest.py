@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from filelock import FileLock
 
 from registry import schema
 from registry.artifacts import ArtifactStore, open_store
@@ -140,6 +141,10 @@ def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from trainer.bases import resolve_base
 
     kept = os.environ.get("REGISTRY_TEST_BASES")
-    home = Path(kept) if kept else tmp_path_factory.mktemp("tiny")
-    resolve_base("tiny", home)
+    # The folder above this worker's own is shared by all workers of the session: one of them builds, the others wait.
+    parallel = "PYTEST_XDIST_WORKER" in os.environ
+    home = Path(kept) if kept else tmp_path_factory.getbasetemp().parent / "tiny" if parallel else tmp_path_factory.mktemp("tiny")
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / "tests.lock"):
+        resolve_base("tiny", home)
     return home / "bases"

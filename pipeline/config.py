@@ -3,6 +3,7 @@
 How fast and how dear it may be (concurrency, --max-cost, keys, addresses) lives in `Controls`: it may differ when a run is resumed.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -56,6 +57,7 @@ class PipelineConfig:
     domain_share: float = 0.2
     top_up_rounds: int = 3
     judge: bool = False
+    heldout: float = 0.1  # share of pairs written from sources of their own, so that they can be held out of training
     base_answers: str | None = None  # model name of the base behind the base endpoint; None: not compared
     reader: str = "baml"  # baml | pydantic
 
@@ -63,6 +65,12 @@ class PipelineConfig:
         """Plain JSON, for the record."""
         facts = asdict(self)
         return {**facts, "documents": list(self.documents), "threads": list(self.threads), "denied_domains": list(self.denied_domains)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "PipelineConfig":
+        """The order that `as_json` wrote."""
+        tuples = {name: tuple(value[name]) for name in ("documents", "threads", "denied_domains")}
+        return cls(**{**value, **tuples, "thresholds": Thresholds(**value["thresholds"])})
 
     @property
     def digest(self) -> str:
@@ -87,6 +95,7 @@ class PipelineConfig:
                 all(0 < t <= 1 for t in (self.thresholds.research, self.thresholds.instructions)),
                 "A similarity threshold lies between 0 and 1.",
             ),
+            (0 <= self.heldout <= 0.5, f"--heldout must be 0 to 0.5; found {self.heldout:g}."),
             (0 < self.domain_share <= 1, f"--domain-share must be above 0 and at most 1; found {self.domain_share:g}."),
             (all(c in CLASSES for c in self.allowed_domains.values()), f"A domain's class is one of {', '.join(CLASSES)}."),
         ]

@@ -101,7 +101,9 @@ class Limits:
 class ModelCaller(Protocol):
     """One provider's transport."""
 
-    generator: str  # how the provider's writing is named on cards, such as "claude-sonnet-5-5 (Anthropic)"
+    @property
+    def generator(self) -> str:
+        """How the provider's writing is named on cards, such as "claude-sonnet-5-5 (Anthropic)"."""
 
     async def send(self, request: ModelRequest) -> tuple[ModelReply, Limits]:
         """Make one HTTP attempt. Raises CallFailed."""

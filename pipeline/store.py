@@ -227,7 +227,7 @@ class Workspace:
                 connection.close()
                 raise busy
             return SqlRunStore(run, connection, lambda: None)  # closing the connection gives its lock back
-        lock = FileLock(folder / "run.lock")
+        lock = FileLock(folder / "run.lock", thread_local=False)  # taken in one thread and given back in another
         try:
             lock.acquire(timeout=0)
         except Timeout:

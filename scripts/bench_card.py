@@ -87,7 +87,7 @@ def wrk(url: str, more: list[str], seconds: int = SECONDS) -> float:
     if "Non-2xx" in report:
         raise SystemExit(report)
     match = re.search(r"Requests/sec:\s+([0-9.]+)", report)
-    assert match is not None, report  # noqa: S101
+    assert match is not None, report
     return float(match.group(1))
 
 

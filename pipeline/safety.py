@@ -492,6 +492,8 @@ _FOREIGN_NEEDS = tuple(
     ]
 )
 _ENGLISH_RULES = _with_needs((*_IGNORE, *_PHRASES))
+# Rules that ask for the start of a sentence: the start of a line is one too, and flattening a text hides it.
+_STARTING_RULES = tuple(rule for rule in _ENGLISH_RULES if rule.pattern.pattern.startswith("(?:^|"))
 _FOREIGN_RULES = tuple(replace(rule, needs=(_FOREIGN_NEEDS,)) for rule in _FOREIGN)
 _STRUCTURE_RULES = _with_needs(_STRUCTURE)
 
@@ -571,6 +573,8 @@ def findings(text: str) -> tuple[tuple[str, str], ...]:
         _by_rules(_ENGLISH_RULES, view, found)
         if number == 0:
             _by_rules(_FOREIGN_RULES, view, found)
+    if "\n" in lines:
+        _by_rules(_STARTING_RULES, _flat(re.sub(r"\s*\n\s*", " ; ", lines)), found)
     for run in _SPACED.finditer(lines):
         # The rest of the phrase may stand unspaced behind the run.
         if match := _COMPACT.search(re.sub(r"[\W_]+", "", lines[run.start() : run.end() + 40])):

@@ -116,7 +116,8 @@ async def _document(
     except Unreadable as fault:
         words = f"{fault.message} {fault.hint}" if fault.hint else fault.message
         return AgentResult(gaps=(Gap(agent, f"document.{fault.reason}", words),))
-    return _result(path, document, csl, place, verdict, agent, now)
+    # A book takes the safety rules seconds; the other agents must not wait for that.
+    return await asyncio.to_thread(_result, path, document, csl, place, verdict, agent, now)
 
 
 def _missing(name: str, csl: Mapping[str, Any] | None, place: Identifier | None) -> str:

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import re
+from functools import cache
 from typing import Any
 
 from fakes.brain_words import THINGS, TROUBLES
@@ -132,6 +133,10 @@ _GROUPS = (
     "|software teams|truck drivers|people over fifty|new managers|seasonal farm workers|social workers|restaurant cooks|doctoral students|police officers"
     "|migrant cleaners|midwives|part-time shop staff|freelance translators|couples with debts|veterans|people with chronic pain|airline crews|clergy"
     "|paramedics|apprentices|remote workers|public defenders|musicians|bank clerks|fishermen|volunteer firefighters|grandparents raising children|nursery workers"
+).split("|")
+_PLACES = (
+    "Finland|Ghana|rural Canada|Lisbon|northern England|Chile|Osaka|the Alps|Detroit|Kerala|Estonia|Melbourne|Wales|Bavaria|Jordan|the Azores|Quebec|Texas|Naples"
+    "|Nairobi|Iceland|Rotterdam|Brittany|Seoul|Peru"
 ).split("|")
 _ANGLES = {
     "study": "longitudinal cohort|randomised trial|systematic review|diary survey|natural experiment|register data|interview synthesis|cross-country comparison",
@@ -256,8 +261,9 @@ def _page(asked: str, seed: int, number: int) -> dict[str, Any]:
     host, name = _PUBLISHERS[(seed + number) % (len(_PUBLISHERS) // 2) * 2 :][:2]
     cause, other = _CAUSES[(seed + 7 * number) % len(_CAUSES)], _CAUSES[(seed // 97 + 11 * number) % len(_CAUSES)]
     group, effect, method, limit = (_pick(items, asked, number) for items in (_GROUPS, _EFFECTS, _METHODS, _LIMITS))
-    cited = f"{method.format(n=40 + _number(asked, number) % 900, g=group)} {cause} went together with {effect}, more than {other} did; {limit}."
-    return _cited(asked, host, name, f"{cause[:1].upper()}{cause[1:]}, {_number(cited) % 30 + 1996}: what {group} report", cited)
+    place = _PLACES[(seed // 31 + 3 * number) % len(_PLACES)]
+    cited = f"{method.format(n=40 + _number(asked, number) % 900, g=f'{group} in {place}')} {cause} went together with {effect}, more than {other} did; {limit}."
+    return _cited(asked, host, name, f"{cause[:1].upper()}{cause[1:]} and {effect} in {place}", cited)
 
 
 def _cited(asked: str, host: str, name: str, title: str, cited: str) -> dict[str, Any]:
@@ -371,12 +377,26 @@ def _index(cell: str) -> int:
     return int(planned[2]) + (5_000 + 700 * (int(planned[1]) - 1) if planned[1] else 0)
 
 
+@cache
+def _chosen() -> list[tuple[int, int, int]]:
+    """Two troubles and a thing for each place in the plan: no two places have the same troubles, and (while things last) none a trouble and a thing."""
+    used: set[tuple[int, int]] = set()
+    found = []
+    for at in range(len(TROUBLES) * (len(TROUBLES) // 2)):
+        first = at % len(TROUBLES)
+        second = (first + 1 + at // len(TROUBLES)) % len(TROUBLES)
+        turned = ((at + shift) % len(THINGS) for shift in range(len(THINGS)))
+        thing = next((n for n in turned if not {(first, n), (second, n)} & used), at % len(THINGS))
+        used |= {(first, thing), (second, thing)}
+        found.append((first, second, thing))
+    return found
+
+
 def _words(cell: dict[str, Any], subject: str) -> dict[str, str]:
     """The details of one conversation. Two cells below 7,750 share at most one of the two troubles."""
     at = _index(cell["id"])
-    first = at % len(TROUBLES)
-    second = (first + 1 + at // len(TROUBLES) % (len(TROUBLES) // 2)) % len(TROUBLES)
-    (my_a, sentence_a), (my_b, sentence_b), (my_t, sentence_t) = TROUBLES[first], TROUBLES[second], THINGS[at % len(THINGS)]
+    first, second, thing = _chosen()[at % len(_chosen())]
+    (my_a, sentence_a), (my_b, sentence_b), (my_t, sentence_t) = TROUBLES[first], TROUBLES[second], THINGS[thing]
     a, b, t = (re.sub(r"^my\b", "your", name) for name in (my_a, my_b, my_t))
     job = cell.get("person", "").partition(" (")[0].partition(",")[0].strip() or "a clerk"
     job = job if job.startswith(("a ", "an ", "the ")) else f"{'an' if job[0] in 'aeiou' else 'a'} {job}"

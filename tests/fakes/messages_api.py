@@ -774,7 +774,8 @@ class MessagesApi:
         if not echoed:
             return self.brain(body)
         whole = self.brain({**body, "messages": base})
-        same = whole["content"][: len(echoed)] == echoed
+        # A brain that pauses by itself (a recording) knows what comes next.
+        same = whole["content"][: len(echoed)] == echoed and whole["stop_reason"] != "pause_turn"
         return {**whole, "content": whole["content"][len(echoed) :]} if same else self.brain(body)
 
     def _seconds(self, reply: dict[str, Any], seen: Seen) -> float:

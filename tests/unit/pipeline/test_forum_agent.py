@@ -15,7 +15,7 @@ from pipeline.agents.forum import Thread, asks, question, read_threads, scrubbed
 from pipeline.config import Keys, PipelineConfig
 from pipeline.http import Getter
 from pipeline.ports import CallFailed
-from pipeline.standards import Standards
+from pipeline.standards import Standards, Verdict
 from pipeline.values import Query
 from registry.errors import Invalid
 
@@ -173,9 +173,13 @@ def test_a_denied_host_is_refused_by_its_rule():
     assert [drop.reason for drop in result.drops] == ["user.denied"]
 
 
-def test_a_post_never_carries_an_answer_even_when_its_host_is_vouched_for():
-    result = research(None, threads=[thread()], standards=Standards({"example.org": "professional"}, ()))
-    assert [finding.role for finding in result.findings] == ["question"]
+def test_a_post_never_carries_an_answer_whatever_the_standards_say():
+    class Generous:
+        def thread(self, _url):
+            return Verdict("answer", "professional", "editorial", "generous", "it trusts everybody")
+
+    (found,) = research(None, threads=[thread()], standards=Generous()).findings
+    assert (found.role, found.rule) == ("question", "generous")
 
 
 def test_planted_instructions_are_flagged_also_behind_the_cut():

@@ -314,7 +314,7 @@ def test_a_folder_is_no_document(tmp_path):
 @pytest.mark.parametrize(
     ("name", "data", "limits", "reason"),
     [
-        ("big.md", b"a word\n" * 3_000_000, Limits(memory_bytes=64 * 1024 * 1024), "memory"),
+        ("big.md", b"a word\n" * 3_000_000, Limits(memory_bytes=48 * 1024 * 1024), "memory"),
         ("big.html", b"<p><b>x</b>" * 300_000, Limits(cpu_s=1), "too_slow"),  # 600,000 elements: some 15 s
         ("big.html", b"<p>x", Limits(wall_s=0.01), "too_slow"),
     ],

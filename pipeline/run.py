@@ -83,6 +83,7 @@ async def run(
             stack.push_async_callback(base.close)
         calls = await _calls(callers, store, order, controls, prices, watch)
         stack.push_async_callback(calls.drain)
+        loading = asyncio.ensure_future(asyncio.to_thread(load))
         tools = Tools(
             order=order,
             controls=controls,
@@ -90,7 +91,7 @@ async def run(
             calls=calls,
             searches=callers.research is not None,
             base=await _calls(base, store, order, replace(controls, max_cost=None), prices, watch) if base is not None else None,
-            embedder=await asyncio.to_thread(load),
+            embedder=loading,
             getter=getter,
             standards=Standards(order.config.allowed_domains, order.config.denied_domains),
             documents=sources.documents,
@@ -247,7 +248,7 @@ async def gathered(steps: Steps, stopped: Sequence[str], generator: str) -> repo
         status=status,
         stop_reason="; ".join(stopped) or None,
         generator=generator,
-        environment=environment(steps.tools.embedder.digest),
+        environment=environment((await steps.tools.embedder).digest),
         replayed=steps.tools.calls.spent.replayed,
     )
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 BATCH_ATTEMPTS = 3  # times a batch is asked for what is still missing of it
 MIN_QUERIES, MAX_QUERIES = 10, 60
-EXAMPLES_PER_QUERY = 10  # one research question serves about ten pairs
+EXAMPLES_PER_QUERY = 20  # one research question brings about eight passages
 # Shares of the kinds of questions; studies go to the papers agent, the others to the web agents.
 QUERY_SHARES = {"study": 0.3, "how_to": 0.2, "case_study": 0.2, "expert_interview": 0.2, "blog_or_forum": 0.1}
 
@@ -62,7 +62,7 @@ class Tools:
     calls: Calls
     searches: bool  # whether there is a model that can search the web
     base: Calls | None
-    embedder: "Embedder"
+    embedder: "asyncio.Future[Embedder]"  # loaded while the first calls are under way
     getter: Getter
     standards: Standards
     documents: tuple[Path, ...]
@@ -212,8 +212,8 @@ class Steps:
         kept = [found[i] for i in exact.kept]
         limits = self.config.thresholds
         near = dedupe.semantic(
-            [(f.id, _embeddable(f)) for f in kept],
-            await self._vectors([_embeddable(f) for f in kept]),
+            [(f.id, f.text) for f in kept],
+            await self._vectors([f.text for f in kept]),
             limits.research,
             review=limits.review,
             guard=limits.negation_guard,
@@ -412,12 +412,13 @@ class Steps:
 
     def _warm(self, findings: Sequence[Finding]) -> None:
         """Begin to compute vectors that a later step needs, while others wait for the network."""
-        task = asyncio.create_task(self._vectors([_embeddable(f) for f in findings]))
+        task = asyncio.create_task(self._vectors([f.text for f in findings]))
         self._warming.add(task)
         task.add_done_callback(self._warming.discard)
 
     async def _vectors(self, texts: Sequence[str]) -> "np.ndarray[Any, Any]":
-        return await asyncio.to_thread(self.tools.embedder.embed, list(texts))
+        embedder = await self.tools.embedder
+        return await asyncio.to_thread(embedder.embed, list(texts))
 
     def _say(self, agent: str, state: str, message: str = "", **counts: int) -> None:
         since = self._since.setdefault(agent, time.monotonic())
@@ -485,11 +486,6 @@ def _one_drop(pair: Pair, step: str, found: Sequence[tuple[str, str]]) -> Drop |
 
 def _question(pair: Pair) -> str:
     return pair.messages[0][1]
-
-
-def _embeddable(finding: Finding) -> str:
-    """Title and text: two excerpts that begin alike still differ by what they come from."""
-    return f"{finding.title}\n{finding.text}"
 
 
 def _near(near: dedupe.Near) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "scripts"))
+JITTER = 0.3  # a search takes 7 to 13 s, as calls do: with equal latencies everything would arrive at one instant and nothing could overlap
 GOALS = {
     50: 5.3,
     200: 10.0,
@@ -46,16 +47,14 @@ def best(calls: list[dict[str, Any]], places: int) -> float:
     return sum(kinds.get("other", [])) + schedule(kinds.get("search", []), places) + schedule(kinds.get("synthesis", []), places)
 
 
+KINDS = ("search", "synthesis")
+
+
 def calls_in(log: Path) -> list[dict[str, Any]]:
-    """Answered calls with kind and latency (seconds, scaled)."""
+    """Answered calls with their kind and the latency that the stand-in gave them (seconds, scaled)."""
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    kinds = {row["n"]: row["purpose"] for row in rows if row["event"] == "arrival"}
-    found = []
-    for row in rows:
-        if row["event"] == "answer" and row["status"] == 200:
-            purpose = kinds[row["n"]]
-            found.append({"kind": purpose if purpose in ("search", "synthesis") else "other", "latency": row["latency"]})
-    return found
+    answers = [row for row in rows if row["event"] == "answer" and row["status"] == 200]
+    return [{"kind": row["purpose"] if row["purpose"] in KINDS else "other", "latency": row["given"]} for row in answers]
 
 
 def measure(examples: int, messages: str, papers: str, places: int) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def bench(sizes: list[int], places: int, scale: float) -> list[str]:
     for examples in sizes:
         with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
             log = Path(folder) / "calls.jsonl"
-            messages = stack.enter_context(stand_in("messages_api", "--scale", str(scale), "--log", str(log)))
+            messages = stack.enter_context(stand_in("messages_api", "--scale", str(scale), "--jitter", str(JITTER), "--log", str(log)))
             papers = stack.enter_context(stand_in("papers_api"))
             command = [sys.executable, __file__, "--one", str(examples), messages, papers, "--places", str(places)]
             done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})

@@ -136,6 +136,7 @@ class Seen:
     headers: dict[str, str]
     status: int | None = None
     latency: float | None = None
+    given: float = 0.0  # seconds that the answer was to take
 
 
 @dataclass
@@ -688,6 +689,7 @@ class MessagesApi:
                 "purpose": seen.purpose,
                 "status": status,
                 "latency": round(seen.latency, 4),
+                "given": round(seen.given, 4),
                 "at": time.time(),
             }
         )
@@ -739,7 +741,9 @@ class MessagesApi:
         if fault:
             reply = _spoil(reply, fault)
         message = message_json(reply, body, seen.key)
-        await asyncio.sleep(self._seconds(reply, seen))
+        seen.given = self._seconds(reply, seen)
+        # What it took to think the answer up is part of the latency, not on top of it.
+        await asyncio.sleep(max(0.0, seen.given - (time.monotonic() - seen.at)))
         if self.limits:
             self.limits.spend(message["usage"]["output_tokens"])
         headers = {"request-id": request_id, **self._limit_headers(openai=openai)}

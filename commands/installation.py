@@ -16,6 +16,10 @@ def init() -> None:
     with open_catalogue(check=False) as opened:
         revision = schema.upgrade(opened.db)
         print(f"Catalogue {opened.db.place} at revision {revision}; files in {opened.store.location}.")
+        if opened.settings.database.startswith("postgresql"):
+            from pipeline.store import Workspace
+
+            Workspace(opened.settings.home, opened.settings.database).prepare()
         with opened.db.transaction() as session:
             if tokens.any_exist(session):
                 print("A token was made before; make another with: registry tokens create NAME --scope admin")

@@ -85,6 +85,6 @@ def _weights(texts: Sequence[frozenset[str]]) -> dict[str, float]:
 
 
 def _nearness(wanted: frozenset[str], own: frozenset[str], weights: dict[str, float]) -> float:
-    """Between 0 and 1: the weight of the shared words over the weight of the finding's own. `fsum`, because a set has no order."""
+    """Between 0 and below 1: the weight of the shared words over the weight of the finding's own. `fsum`, because a set has no order."""
     whole = math.fsum(weights[word] for word in own)
-    return math.fsum(weights[word] for word in own & wanted) / whole if whole else 0.0
+    return 0.99 * math.fsum(weights[word] for word in own & wanted) / whole if whole else 0.0

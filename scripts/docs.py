@@ -1,4 +1,6 @@
-"""Writes the generated docs: docs/cli.md from --help, docs/settings.md from the settings, docs/openapi.json from the routes. --check only compares."""
+"""Writes the generated docs: docs/cli.md from --help, docs/settings.md from the settings, docs/openapi.json from the routes, docs/pipeline-rules.md from the
+pipeline's rules. --check only compares.
+"""
 
 import difflib
 import json
@@ -64,8 +66,35 @@ def openapi_page() -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
+def rules_page() -> str:
+    """Every rule that a page or a pair can fail, by the id that reports and rejected.jsonl use."""
+    from pipeline import quality
+
+    standards = json.loads((REPO / "pipeline" / "standards.json").read_text(encoding="utf-8"))
+    parts = [
+        "# The pipeline's rules\n",
+        NOTE,
+        "\n## Who may carry advice\n\nRules of the source standards that go by the publisher; `pipeline/standards.py` says in which order they are asked, and",
+        " which rules go by a text or a citation.\n\n| rule | may carry | class | publishers |\n| --- | --- | --- | --- |\n",
+    ]
+    for rule in standards["rules"]:
+        names = rule["domains"]
+        shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+        parts.append(f"| `{rule['id']}` | {rule['role'] or 'nothing'} | {rule['class']} | {shown} |\n")
+    parts.append(
+        "\n## What a pair must be\n\nChecks by rules, in this order; a note lowers the score, everything else leaves the pair out.\n\n| check | it asks |\n| --- | --- |\n"
+    )
+    parts += [f"| `{name}` | {sentence} |\n" for name, sentence in quality.CHECKS.items()]
+    return "".join(parts)
+
+
 def main() -> None:
-    pages = {"docs/cli.md": cli_page(), "docs/settings.md": settings_page(), "docs/openapi.json": openapi_page()}
+    pages = {
+        "docs/cli.md": cli_page(),
+        "docs/settings.md": settings_page(),
+        "docs/openapi.json": openapi_page(),
+        "docs/pipeline-rules.md": rules_page(),
+    }
     drifted = False
     for name, wanted in pages.items():
         path = REPO / name

@@ -128,6 +128,17 @@ def arrivals(log: Path) -> list[str]:
     return [row["key"] for row in map(json.loads, lines) if row.get("event") == "arrival"]
 
 
+def _lines(log: Path) -> int:
+    return len(log.read_text(encoding="utf-8").splitlines()) if log.exists() else 0
+
+
+def _wait_for_lines(log: Path, wanted: int, process: "subprocess.Popen[str]") -> None:
+    """Until the stand-in has seen this many arrivals and answers, or the run has ended by itself."""
+    deadline = time.monotonic() + 120
+    while _lines(log) < wanted and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
 def installed(home: Path, database: str | None, messages: str, papers: dict[str, str], examples: int) -> Trial:
     """A fresh installation with the example advisor."""
     trial = Trial(home, messages, papers, examples, database)
@@ -168,15 +179,23 @@ def run(seeds: list[int], examples: int, scale: float, url: str | None) -> list[
         if process.returncode != 0:
             raise SystemExit(f"The uninterrupted run failed:\n{err}")
         seconds, expected = time.monotonic() - began, json.loads(out)["dataset"]
+        events = _lines(log)
         print(f"uninterrupted: {expected} in {seconds:.1f} s, {len(arrivals(log))} calls", flush=True)
         for seed in seeds:
-            before = len(arrivals(log))
+            before, lines = len(arrivals(log)), _lines(log)
             trial = installed(root / f"seed{seed}", next(names), messages, papers, examples)
-            delay = random.Random(seed).uniform(0.3, seconds * 0.98)
+            moment = random.Random(seed)
             process = trial.begin()
-            time.sleep(delay)
+            began = time.monotonic()
+            # Most of a short run is loading and counting; two kills of three come while calls are under way.
+            if seed % 3:
+                _wait_for_lines(log, lines + moment.randint(1, events - 1), process)
+                time.sleep(moment.uniform(0, 0.1))
+            else:
+                time.sleep(moment.uniform(0.3, seconds * 0.95))
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            delay = time.monotonic() - began
             process.communicate()
             open_calls = len(arrivals(log)[before:]) - trial.committed()
             has_run = any((trial.home / "pipeline").glob("*/ledger.db"))

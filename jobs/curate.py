@@ -102,6 +102,7 @@ def workspace_of(settings: Settings) -> "Workspace":
 
 def prepare(db: Database, settings: Settings, request: Request) -> Prepared:
     """Decide what will run, new or gone on with. Raises NotFound, Invalid and Conflict; nothing is written and nothing is asked of anybody."""
+    from pipeline.prompts import check_persona
     from pipeline.run import new_nonce, new_run, order_from_json
     from pipeline.steps import Order
 
@@ -110,6 +111,7 @@ def prepare(db: Database, settings: Settings, request: Request) -> Prepared:
         advisor = advisors.get_active(session, request.advisor)
         persona = personas.current(session, advisor)
         slug, text, sha256 = advisor.slug, persona.text, persona.sha256
+    check_persona(text)
     if request.resume:
         order = order_from_json(_known(workspace, slug, request.run))
         asked = _with_inputs(request.config, *_read_inputs(_merged(request, order))) if request.config != PipelineConfig() else order.config

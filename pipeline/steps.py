@@ -93,6 +93,7 @@ class Steps:
         self.order, self.config, self.store = tools.order, tools.order.config, tools.store
         self._domain: AdvisorDomain | None = None
         self._findings: list[Finding] | None = None  # once research is over
+        self._so_far: Counter[str] = Counter()  # of the synthesis, for whoever watches
         self._warming: set[asyncio.Task[Any]] = set()
         self._since: dict[str, float] = {}
         self.seconds: dict[str, float] = {}  # wall time of each step, as far as this process saw it
@@ -259,7 +260,8 @@ class Steps:
             for i, group in enumerate(groups)
         }
         await self.store.put("batch", rows)
-        self._say("synthesis", "running", total=len(rows))
+        self._so_far["total"] += len(rows)
+        self._say("synthesis", "running", "", **self._so_far)
         return list(rows)
 
     async def synthesise(self, batch: str) -> list[str]:
@@ -283,7 +285,8 @@ class Steps:
             work.gaps.append(Gap("synthesis", "short", f"{len(pending)} pairs did not come, also when asked again.", len(pending)))
         await self.store.put("result", {f"batch:{batch}": work.as_json()})
         await self._vectors([_question(pair) for pair in work.good])  # while the other batches are still being written
-        self._say("synthesis", "running", done=1, kept=len(work.good), dropped=len(work.drops), failed=len(work.gaps))
+        self._so_far.update(done=1, kept=len(work.good), dropped=len(work.drops), failed=len(work.gaps))
+        self._say("synthesis", "done" if self._so_far["done"] >= self._so_far["total"] else "running", "", **self._so_far)
         return work.stopped
 
     async def _write(self, cells: Sequence[Cell], findings: Sequence[Finding], attempt: int, work: "_Batch") -> list[Cell]:

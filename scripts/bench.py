@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import bench_card
+import bench_dedupe
 import bench_download
 import bench_mlflow
+import bench_pipeline
 import sqlalchemy as sa
 
 REPO = Path(__file__).resolve().parent.parent
@@ -38,6 +40,8 @@ def main() -> None:
         found["card on Postgres"] = bench_card.run(_database(url, "ours"))
         found["against MLflow"] = _mlflow(_database(url, "theirs"), found["card on Postgres"])
     found["download"] = bench_download.run()
+    found["pipeline"] = bench_pipeline.run()
+    found["deduplication"] = bench_dedupe.run()
     folder = REPO / ".bench"
     folder.mkdir(exist_ok=True)
     (folder / "figures.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -161,6 +165,13 @@ def _report(found: dict[str, Any]) -> None:
         ("256 MiB download against nginx", json.dumps(files), "0.8, under 64 MiB"),
         ("statements to register a version (two transactions)", json.dumps(found["registering"]), "6 each"),
     ]
+    for row in found["pipeline"]:
+        goal = bench_pipeline.GOALS[row["examples"]]
+        told = f"{row['faster']}x faster than one call after the other, {row['of_best_schedule']} of the best schedule, {row['overhead_ms_a_call']} ms a call"
+        rows.append((f"pipeline, {row['examples']} examples", told, f"{goal}x, {bench_pipeline.NEAR_BEST}"))
+    dedupe = found["deduplication"]
+    rows.append(("deduplication of 10,000 against the loop", f"{dedupe['ratio_loop']}x", "100x"))
+    rows.append(("deduplication of 100,000 against bare products", f"{dedupe['ratio_products']}x the time", "under 1.5x"))
     for what, value, target in rows:
         print(f"{what}: {value}   (target {target})")
 

@@ -142,19 +142,19 @@ class BamlAsyncClient:
                 "domain": domain,"pairs": pairs,
             })
             return typing.cast(types.Verdicts, __result__.cast_to(types, types, stream_types, False, __runtime__))
-    async def SynthesizeTrainingBatch(self, persona: str,domain: str,cells: str,findings: str,
+    async def SynthesizeTrainingBatch(self, persona: str,domain: str,techniques: str,cells: str,findings: str,
         baml_options: BamlCallOptions = {},
     ) -> types.WrittenBatch:
         # Check if on_tick is provided
         if 'on_tick' in baml_options:
             # Use streaming internally when on_tick is provided
-            __stream__ = self.stream.SynthesizeTrainingBatch(persona=persona,domain=domain,cells=cells,findings=findings,
+            __stream__ = self.stream.SynthesizeTrainingBatch(persona=persona,domain=domain,techniques=techniques,cells=cells,findings=findings,
                 baml_options=baml_options)
             return await __stream__.get_final_response()
         else:
             # Original non-streaming code
             __result__ = await self.__options.merge_options(baml_options).call_function_async(function_name="SynthesizeTrainingBatch", args={
-                "persona": persona,"domain": domain,"cells": cells,"findings": findings,
+                "persona": persona,"domain": domain,"techniques": techniques,"cells": cells,"findings": findings,
             })
             return typing.cast(types.WrittenBatch, __result__.cast_to(types, types, stream_types, False, __runtime__))
     
@@ -214,11 +214,11 @@ class BamlStreamClient:
           lambda x: typing.cast(types.Verdicts, x.cast_to(types, types, stream_types, False, __runtime__)),
           __ctx__,
         )
-    def SynthesizeTrainingBatch(self, persona: str,domain: str,cells: str,findings: str,
+    def SynthesizeTrainingBatch(self, persona: str,domain: str,techniques: str,cells: str,findings: str,
         baml_options: BamlCallOptions = {},
     ) -> baml_py.BamlStream[stream_types.WrittenBatch, types.WrittenBatch]:
         __ctx__, __result__ = self.__options.merge_options(baml_options).create_async_stream(function_name="SynthesizeTrainingBatch", args={
-            "persona": persona,"domain": domain,"cells": cells,"findings": findings,
+            "persona": persona,"domain": domain,"techniques": techniques,"cells": cells,"findings": findings,
         })
         return baml_py.BamlStream[stream_types.WrittenBatch, types.WrittenBatch](
           __result__,
@@ -262,11 +262,11 @@ class BamlHttpRequestClient:
             "domain": domain,"pairs": pairs,
         }, mode="request")
         return __result__
-    async def SynthesizeTrainingBatch(self, persona: str,domain: str,cells: str,findings: str,
+    async def SynthesizeTrainingBatch(self, persona: str,domain: str,techniques: str,cells: str,findings: str,
         baml_options: BamlCallOptions = {},
     ) -> baml_py.baml_py.HTTPRequest:
         __result__ = await self.__options.merge_options(baml_options).create_http_request_async(function_name="SynthesizeTrainingBatch", args={
-            "persona": persona,"domain": domain,"cells": cells,"findings": findings,
+            "persona": persona,"domain": domain,"techniques": techniques,"cells": cells,"findings": findings,
         }, mode="request")
         return __result__
     
@@ -305,11 +305,11 @@ class BamlHttpStreamRequestClient:
             "domain": domain,"pairs": pairs,
         }, mode="stream")
         return __result__
-    async def SynthesizeTrainingBatch(self, persona: str,domain: str,cells: str,findings: str,
+    async def SynthesizeTrainingBatch(self, persona: str,domain: str,techniques: str,cells: str,findings: str,
         baml_options: BamlCallOptions = {},
     ) -> baml_py.baml_py.HTTPRequest:
         __result__ = await self.__options.merge_options(baml_options).create_http_request_async(function_name="SynthesizeTrainingBatch", args={
-            "persona": persona,"domain": domain,"cells": cells,"findings": findings,
+            "persona": persona,"domain": domain,"techniques": techniques,"cells": cells,"findings": findings,
         }, mode="stream")
         return __result__
     

@@ -74,8 +74,8 @@ class WrittenBatch(BaseModel):
 
 class WrittenPair(BaseModel):
     cell: typing.Optional[str] = Field(default=None, description='The id of the order that this fulfils')
-    findings: typing.List[str] = Field(description='Ids of the findings that this rests on, at least one with role answer where one was given')
-    technique: typing.Optional[str] = Field(default=None, description='The coaching technique that the advisor uses, as named in the order')
+    findings: typing.List[str] = Field(description='Ids of the one to three findings that this rests on, at least one with role answer where one was given')
+    technique: typing.Optional[str] = Field(default=None, description='The technique that one can point to in the answer, by its name in the list; it should be the order\'s')
     turns: typing.List["WrittenTurn"] = Field(description='Exactly as many as the order\'s user_turns')
     done: typing.Optional[types.Done] = None
 

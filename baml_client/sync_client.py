@@ -150,18 +150,18 @@ class BamlSyncClient:
                 "domain": domain,"pairs": pairs,
             })
             return typing.cast(types.Verdicts, __result__.cast_to(types, types, stream_types, False, __runtime__))
-    def SynthesizeTrainingBatch(self, persona: str,domain: str,cells: str,findings: str,
+    def SynthesizeTrainingBatch(self, persona: str,domain: str,techniques: str,cells: str,findings: str,
         baml_options: BamlCallOptions = {},
     ) -> types.WrittenBatch:
         # Check if on_tick is provided
         if 'on_tick' in baml_options:
-            __stream__ = self.stream.SynthesizeTrainingBatch(persona=persona,domain=domain,cells=cells,findings=findings,
+            __stream__ = self.stream.SynthesizeTrainingBatch(persona=persona,domain=domain,techniques=techniques,cells=cells,findings=findings,
                 baml_options=baml_options)
             return __stream__.get_final_response()
         else:
             # Original non-streaming code
             __result__ = self.__options.merge_options(baml_options).call_function_sync(function_name="SynthesizeTrainingBatch", args={
-                "persona": persona,"domain": domain,"cells": cells,"findings": findings,
+                "persona": persona,"domain": domain,"techniques": techniques,"cells": cells,"findings": findings,
             })
             return typing.cast(types.WrittenBatch, __result__.cast_to(types, types, stream_types, False, __runtime__))
     
@@ -221,11 +221,11 @@ class BamlStreamClient:
           lambda x: typing.cast(types.Verdicts, x.cast_to(types, types, stream_types, False, __runtime__)),
           __ctx__,
         )
-    def SynthesizeTrainingBatch(self, persona: str,domain: str,cells: str,findings: str,
+    def SynthesizeTrainingBatch(self, persona: str,domain: str,techniques: str,cells: str,findings: str,
         baml_options: BamlCallOptions = {},
     ) -> baml_py.BamlSyncStream[stream_types.WrittenBatch, types.WrittenBatch]:
         __ctx__, __result__ = self.__options.merge_options(baml_options).create_sync_stream(function_name="SynthesizeTrainingBatch", args={
-            "persona": persona,"domain": domain,"cells": cells,"findings": findings,
+            "persona": persona,"domain": domain,"techniques": techniques,"cells": cells,"findings": findings,
         })
         return baml_py.BamlSyncStream[stream_types.WrittenBatch, types.WrittenBatch](
           __result__,
@@ -269,11 +269,11 @@ class BamlHttpRequestClient:
             "domain": domain,"pairs": pairs,
         }, mode="request")
         return __result__
-    def SynthesizeTrainingBatch(self, persona: str,domain: str,cells: str,findings: str,
+    def SynthesizeTrainingBatch(self, persona: str,domain: str,techniques: str,cells: str,findings: str,
         baml_options: BamlCallOptions = {},
     ) -> baml_py.baml_py.HTTPRequest:
         __result__ = self.__options.merge_options(baml_options).create_http_request_sync(function_name="SynthesizeTrainingBatch", args={
-            "persona": persona,"domain": domain,"cells": cells,"findings": findings,
+            "persona": persona,"domain": domain,"techniques": techniques,"cells": cells,"findings": findings,
         }, mode="request")
         return __result__
     
@@ -312,11 +312,11 @@ class BamlHttpStreamRequestClient:
             "domain": domain,"pairs": pairs,
         }, mode="stream")
         return __result__
-    def SynthesizeTrainingBatch(self, persona: str,domain: str,cells: str,findings: str,
+    def SynthesizeTrainingBatch(self, persona: str,domain: str,techniques: str,cells: str,findings: str,
         baml_options: BamlCallOptions = {},
     ) -> baml_py.baml_py.HTTPRequest:
         __result__ = self.__options.merge_options(baml_options).create_http_request_sync(function_name="SynthesizeTrainingBatch", args={
-            "persona": persona,"domain": domain,"cells": cells,"findings": findings,
+            "persona": persona,"domain": domain,"techniques": techniques,"cells": cells,"findings": findings,
         }, mode="stream")
         return __result__
     

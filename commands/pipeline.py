@@ -95,7 +95,7 @@ def pipeline(
         if show_plan:
             _show_plan(as_json, prepared, controls, opened.settings.prices)
             return
-        accepted = accept_terms or curate.acknowledged(opened.db, prepared.terms, actor=opened.actor) or _ask(prepared.terms)
+        accepted = curate.acknowledged(opened.db, prepared.terms, actor=opened.actor) or _ask(prepared.terms, accepted=accept_terms)
         print(f"Run {prepared.order.run}", file=sys.stderr)
         try:
             with _watching(quiet=as_json) as watch:
@@ -125,10 +125,10 @@ def _shares(values: list[str] | None) -> dict[str, float]:
         raise Invalid("--share expects a number between 0 and 1, such as multi_turn=0.2.") from None
 
 
-def _ask(terms: str) -> bool:
-    """Show the terms; ask, where somebody can answer."""
+def _ask(terms: str, *, accepted: bool) -> bool:
+    """Show the terms, also to whoever accepts them beforehand; ask, where somebody can answer."""
     print(terms, file=sys.stderr)
-    return sys.stdin.isatty() and typer.confirm("Have you read them, and may the run begin?", err=True)
+    return accepted or (sys.stdin.isatty() and typer.confirm("Have you read them, and may the run begin?", err=True))
 
 
 def _show_plan(as_json: bool, prepared: "Prepared", controls: "Controls", prices: Path | None) -> None:

@@ -20,6 +20,7 @@ from pipeline.values import PipelineFailed
 from registry import advisors, datasets, personas, runs
 from registry.db import Database
 from registry.errors import Conflict, Invalid, NotFound, RegistryError
+from registry.manifest import digest
 from registry.settings import Settings
 from registry.splits import SplitRule
 
@@ -182,7 +183,10 @@ def _inputs(request: Request) -> tuple[tuple[Path, ...], Mapping[str, Any], tupl
         from pipeline.agents.forum import read_threads
 
         threads = tuple(thread for path in request.threads for thread in read_threads(path))
-    return documents, citations, threads, (_digests(documents), _digests(request.threads))
+    described = tuple(
+        digest([path.name, sha256, citations.get(path.name)]) for path, sha256 in zip(documents, _digests(documents), strict=True)
+    )
+    return documents, citations, threads, (described, _digests(request.threads))
 
 
 def _digests(paths: Sequence[Path]) -> tuple[str, ...]:
@@ -216,20 +220,28 @@ def curate(
         "config": order.config.as_json(),
         "terms": {"sha256": terms_digest(prepared.terms), "text": prepared.terms, "acknowledged_by": actor},
     }
-    with db.transaction() as session:
-        owner = advisors.get_active(session, order.advisor)
-        runs.end_dead(session, spec)
-        run_id = runs.start(session, owner, "pipeline", spec, actor=actor).id
+    # The run's lock comes first: whoever holds it knows that nobody else works on the run, so an open record of it is a dead one.
+    store = prepared.workspace.open(order.run)
     try:
-        outcome = asyncio.run(
-            run(order, prepared.workspace, controls, prepared.sources, prices, partial(Embedder.open, settings.embedding_model), watch)
-        )
+        with db.transaction() as session:
+            owner = advisors.get_active(session, order.advisor)
+            runs.end_dead(session, spec)
+            run_id = runs.start(session, owner, "pipeline", spec, actor=actor).id
+    except BaseException:
+        asyncio.run(store.close())
+        raise
+    load = partial(Embedder.open, settings.embedding_model)
+    try:
+        outcome = asyncio.run(run(order, prepared.workspace, controls, prepared.sources, prices, load, watch, store))
         return _register(db, prepared, outcome, run_id, actor)
     except KeyboardInterrupt:
         _failed(db, run_id, "interrupted by a person")
         raise
     except RegistryError as error:
         _failed(db, run_id, f"{error.message} {error.hint or ''}".strip())
+        raise
+    except BaseException as error:  # a fault of ours: the record must not stay open
+        _failed(db, run_id, f"unforeseen: {type(error).__name__}: {error}")
         raise
 
 
@@ -253,4 +265,12 @@ def _register(db: Database, prepared: Prepared, outcome: "Outcome", run_id: int,
         metrics = {"dataset": done.dataset.sha256, "status": outcome.status, "funnel": facts["funnel"], "spending": facts["spending"]}
         runs.succeed(session, run_id, environment=facts["environment"], timings=facts["seconds"], metrics=metrics)
         dataset = done.dataset
-        return Curated(outcome, dataset.sha256, done.created, dataset.examples_total, dataset.heldout_total, done.notes)
+        notes = (*done.notes, *_heldout_notes(dataset.examples_total, dataset.heldout_total, prepared.order.config.heldout))
+        return Curated(outcome, dataset.sha256, done.created, dataset.examples_total, dataset.heldout_total, notes)
+
+
+def _heldout_notes(total: int, heldout: int, share: float) -> tuple[str, ...]:
+    wanted = round(share * total)
+    if heldout >= 0.8 * wanted:
+        return ()
+    return (f"{heldout} pairs are held out, {wanted} were wanted: too few pairs rest on sources that no other pair uses",)

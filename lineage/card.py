@@ -458,9 +458,8 @@ def _notice(kind: str, text: str, at: dt.datetime | None, affected: str | None) 
 
 
 def _facts(row: Row[Any], found: Sequence[_Found]) -> claims.Facts:
-    extents: dict[str | None, int] = {}
-    for document in (document for source in found for document in source.documents):
-        extents[document.extent] = extents.get(document.extent, 0) + 1
+    # Ten passages quoted from one page are excerpts of one document, not of ten.
+    extents = dict(Counter(extent for source in found for extent in {document.extent for document in source.documents}))
     issuers = (citations.plain(s.row.publisher, 120) for s in found if s.sound and s.row.class_ in _PUBLISHED)
     return claims.Facts(
         written=tuple(claims.Written(origin, generator, n, read) for origin, generator, n, read in sorted(row.written or [], key=str)),

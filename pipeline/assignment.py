@@ -24,10 +24,14 @@ _WORD = re.compile(r"[^\W\d_]{3,}")
 def assign(groups: Sequence[Sequence[Cell]], findings: Sequence[Finding], config: PipelineConfig) -> list[list[str]]:
     """Ids of findings for each batch of cells, in the order of the batches."""
     apart, rest = set_apart(findings, config.heldout)
-    lone = set(spread(len(groups), round(config.heldout * len(groups)))) if apart else set()
-    given: dict[int, list[str]] = {}
-    for places, share in ((sorted(set(range(len(groups))) - lone), rest), (sorted(lone), apart)):
-        given |= dict(zip(places, _deal([groups[i] for i in places], share, config), strict=True))
+    pages = sorted({f.url for f in apart}, key=text_sha256)
+    lone = spread(len(groups), min(round(config.heldout * len(groups)), len(pages)))
+    common = sorted(set(range(len(groups))) - set(lone))
+    given = dict(zip(common, _deal([groups[i] for i in common], rest, config), strict=True))
+    for n, i in enumerate(lone):
+        # Each has pages of its own: the split holds out whole groups, and one large group either fits its share exactly or not at all.
+        own = set(pages[n :: len(lone)])
+        given[i] = _deal([groups[i]], [f for f in apart if f.url in own], config)[0]
     return [given[i] for i in range(len(groups))]
 
 
@@ -46,8 +50,11 @@ def spread(n: int, k: int) -> list[int]:
     return [(2 * i + 1) * n // (2 * k) for i in range(k)]
 
 
-def domain_of(finding: Finding) -> str:
-    """The host that published it, without www."""
+def site_of(finding: Finding) -> str:
+    """Who published it, for the cap: a paper's journal (doi.org publishes nothing), else the host without www."""
+    journal = str(finding.csl.get("container-title") or "").strip().casefold() if finding.doi else ""
+    if finding.doi:
+        return journal or finding.doi.partition("/")[0]
     return (urlsplit(finding.url).hostname or "").removeprefix("www.")
 
 
@@ -56,20 +63,21 @@ def _deal(groups: Sequence[Sequence[Cell]], findings: Sequence[Finding], config:
     questions = [f for f in findings if f.role == "question"]
     words = [_words(f"{f.title} {f.text}") for f in answers]
     weights = _weights(words)
-    cap = max(1, math.ceil(config.domain_share * len(groups) * config.findings_per_batch))
+    # Counted in batches: a batch whose every pair may rest on a site counts for it whole.
+    cap = max(1, math.floor(config.domain_share * len(groups)))
     used: Counter[str] = Counter()
-    domains: Counter[str] = Counter()
+    sites: Counter[str] = Counter()
+    site = [site_of(f) for f in answers]
     given = []
     for i, group in enumerate(groups):
         wanted = _words(" ".join(f"{cell.scenario} {cell.technique}" for cell in group))
         near = [_nearness(wanted, own, weights) for own in words]
         # One more use weighs as much as the whole range of nearness: everything is used before anything is used twice.
-        ranked = sorted(
-            range(len(answers)), key=lambda j: (domains[domain_of(answers[j])] >= cap, used[answers[j].id] - near[j], answers[j].id)
-        )
-        chosen = [answers[j] for j in ranked[: config.findings_per_batch]]
+        ranked = sorted(range(len(answers)), key=lambda j: (sites[site[j]] >= cap, used[answers[j].id] - near[j], answers[j].id))
+        places = ranked[: config.findings_per_batch]
+        chosen = [answers[j] for j in places]
         used.update(f.id for f in chosen)
-        domains.update(domain_of(f) for f in chosen)
+        sites.update({site[j] for j in places})
         extra = [questions[(i * QUESTIONS_PER_BATCH + k) % len(questions)].id for k in range(min(QUESTIONS_PER_BATCH, len(questions)))]
         given.append([f.id for f in chosen] + extra)
     return given

@@ -332,6 +332,8 @@ class Calls:
         return self._rng.uniform(0.0, min(MAX_PAUSE, FIRST_PAUSE * 2 ** (number - 1)))
 
     def _given_up(self, error: CallFailed, number: int, service: str) -> CallFailed:
+        if error.reason == "budget":
+            return error  # another call may be cheaper and still fit
         if error.fatal:
             return self._latch(service, error)
         words = error.message

@@ -46,7 +46,7 @@ class PipelineConfig:
     fetch_pages: bool = False
     papers: bool = True
     forum: bool = False
-    documents: tuple[str, ...] = ()  # sha256 of each file, in order
+    documents: tuple[str, ...] = ()  # a digest of each file with its name and citation, in order
     threads: tuple[str, ...] = ()  # sha256 of each exported forum file
     batch_size: int = 5
     findings_per_batch: int = 6

@@ -7,7 +7,8 @@ every score that is reported comes from the candidate's own cosine in float64. S
 result.
 
 The guard: high cosines do not tell opposites apart ("I want to quit my job" and "I don't want to quit my job" have 0.90). With the guard an item is kept, and
-listed, where every kept item above the threshold differs from it by a negation or by a pair of contrasting words (the tables below).
+listed, where every kept item above the threshold differs from it by a negation or by a pair of contrasting words (the tables below) and by little else. A
+sentence more ("I cannot sleep.") is no opposite, and neither is a paraphrase in many other words.
 
 What it does not know: the guard reads English words one by one, not grammar. "Save before I invest" and "invest before I save" have the same words; a
 contrast that is not in the table is not seen; and a paraphrase that trades one negation for a word outside the table ("I don't work" - "I am idle") is kept.
@@ -39,6 +40,8 @@ BLOCK, CHUNK = 1024, 2048  # rows of new items by rows of kept ones: 8 MB of pro
 MARGIN = np.float32(3e-5)
 LENGTH_TOLERANCE = 1e-6
 NONE_YET = np.float32(-2)  # below every cosine
+FEW_WORDS, FEW_SHARE = 6, 0.2  # the guard speaks only where at most so many words differ, or this share of the shorter text
+SAME_SENTENCE = 0.3  # share of all words of two sentences that both have: below it, neither is a version of the other
 MEANINGFUL_MARKS = "%#&@"  # Unicode calls them punctuation, but "10%" is not "10"
 
 
@@ -367,6 +370,7 @@ _IRREGULAR = {
     "tell": "told", "forbid": "forbade forbidden", "child": "children", "wife": "wives", "cut": "", "lower": "", "right": "", "left": "",
 }  # fmt: skip
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 def _forms(word: str) -> set[str]:
@@ -412,18 +416,51 @@ def _turns(word: str) -> bool:
 
 
 def contrast(one: str, other: str) -> str | None:
-    """The words by which two English texts say different things, such as "don't" or "morning / evening"; None where the tables show no difference.
+    """The words by which two English texts say opposite things, such as "don't" or "morning / evening"; None where the tables show no difference.
 
-    Words that both have are left aside. What is left differs when one side has more negations than the other, or when a word of one side and a word of the
-    other stand on different sides of the same contrast.
+    Sentences are compared with their likest in the other text; one that only one text has says more, not the opposite, and is left aside. Nor is anything
+    said about texts that differ in many words (`FEW_WORDS`, `FEW_SHARE`): in a long paraphrase some word always stands against another. Words that both
+    sentences have are left aside too. What is left differs when one side has more negations, or when its words stand on different sides of a contrast.
     """
-    mine, theirs = Counter(_words(one)), Counter(_words(other))
-    mine, theirs = mine - theirs, theirs - mine
+    left = [(Counter(a) - Counter(b), Counter(b) - Counter(a)) for a, b in _matched(one, other)]
+    differing = sum(words.total() for pair in left for words in pair)
+    if differing > max(FEW_WORDS, FEW_SHARE * min(len(_words(one)), len(_words(other)))):
+        return None
+    return next(filter(None, (_turned(mine, theirs) for mine, theirs in left)), None)
+
+
+def _turned(mine: Counter[str], theirs: Counter[str]) -> str | None:
     turning = [[word for word in words.elements() if _turns(word)] for words in (mine, theirs)]
     if len(turning[0]) != len(turning[1]):
         return " / ".join(" ".join(sorted(words)) for words in turning if words)
     pairs = ((a, b) for a in sorted(mine) if a in _SIDES for b in sorted(theirs) if b in _SIDES)
     return next((f"{a} / {b}" for a, b in pairs if _opposed(_SIDES[a], _SIDES[b])), None)
+
+
+@functools.lru_cache(maxsize=16384)
+def _sentences(text: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(filter(None, map(_words, _SENTENCE_END.split(text))))
+
+
+def _matched(one: str, other: str) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Sentences that differ, each with its likest of the other text. Where one on each side is left, they are a pair however little they share."""
+    mine, theirs = Counter(_sentences(one)), Counter(_sentences(other))
+    left, right = list((mine - theirs).elements()), list((theirs - mine).elements())
+    if len(left) == len(right) == 1:
+        return [(left[0], right[0])]
+    sets = [[frozenset(words) for words in side] for side in (left, right)]
+    shares = ((len(a & b) / len(a | b), i, j) for i, a in enumerate(sets[0]) for j, b in enumerate(sets[1]))
+    ranked = sorted(
+        ((share, i, j) for share, i, j in shares if share >= SAME_SENTENCE),
+        key=lambda hit: (-hit[0], sorted((left[hit[1]], right[hit[2]]))),
+    )
+    pairs, used = [], (set[int](), set[int]())
+    for _, i, j in ranked:
+        if i not in used[0] and j not in used[1]:
+            used[0].add(i)
+            used[1].add(j)
+            pairs.append((left[i], right[j]))
+    return pairs
 
 
 def _opposed(one: frozenset[tuple[int, int]], other: frozenset[tuple[int, int]]) -> bool:

@@ -59,7 +59,7 @@ DIMENSION, LAYERS, HEADS, VOCABULARY = 384, 6, 12, 30_522  # the model's config.
 WINDOW = 254  # tokens of text; with the two markers 256, the model's max_seq_length
 CLS, SEP = 101, 102
 EPSILON = np.float32(1e-12)  # layer_norm_eps of config.json
-TOGETHER = 512  # tokens that share a product: measured a tenth faster per token than 256; beyond it little more, and a caller would wait longer
+TOGETHER = 512  # tokens that share a product: a tenth faster than 256; more would gain little and keep another caller waiting
 APART = 64  # tokens that a group keeps where a short list is divided among the cores
 GELU_ROWS = 32  # rows of 1,536 floats per pass: the work space stays in the processor's cache
 STEEP = 60.0  # exp of a score within it, and a sum of 256 such, are far from float32's ends
@@ -111,7 +111,8 @@ class Embedder:
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._vectors}
         cut = [(key, [[CLS, *window, SEP] for window in windows(self._tokens(text))]) for key, text in missing.items()]
         # One product's worth of texts at a time and core, so that a long list does not keep another caller waiting to its end.
-        for found in self._cores.map(self._group, spread(cut, lambda item: sum(map(len, item[1])), self._network.most, os.cpu_count() or 1)):
+        groups = spread(cut, lambda item: sum(map(len, item[1])), self._network.most, os.cpu_count() or 1)
+        for found in self._cores.map(self._group, groups):
             with self._lock:
                 self._vectors |= found
         return np.stack([self._vectors[key] for key in keys]) if keys else np.empty((0, DIMENSION), np.float32)
@@ -191,7 +192,7 @@ class _Work(threading.local):
         self.state, self.seen, self.middle = (np.empty((rows, DIMENSION), np.float32) for _ in range(3))
         self.looked = np.empty((rows, 3 * DIMENSION), np.float32)
         self.wide = np.empty((rows, 4 * DIMENSION), np.float32)
-        self.keys = np.empty((WINDOW + 2) * DIMENSION, np.float32)
+        self.keys, self.values = (np.empty((WINDOW + 2) * DIMENSION, np.float32) for _ in range(2))
         self.scores = np.empty(HEADS * (WINDOW + 2) ** 2, np.float32)
 
 
@@ -230,8 +231,11 @@ def _rows_stand_alone(matrix: Floats) -> bool:
 
 
 class _Layer:
-    """Biases are folded where that changes nothing but rounding: the keys' adds the same to all scores of a token, which the softmax ignores; the
-    values' is passed on whole, because its weights add up to 1, and so joins the next bias."""
+    """Two biases are never added, which changes nothing but rounding.
+
+    The keys' adds the same to all scores of a token, which the softmax ignores. The values' is passed on whole, because the softmax adds up to 1, and so
+    joins the next bias.
+    """
 
     def __init__(self, weights: dict[str, Floats], name: str) -> None:
         look = [weights[f"{name}attention.self.{part}.weight"] for part in ("query", "key", "value")]
@@ -276,35 +280,41 @@ def _attention(looked: Floats, seen: Floats, work: _Work) -> None:
     """Write into `seen` what each token of one window takes from the others, over all heads."""
     rows = len(looked)
     query, key, value = looked.reshape(rows, 3, HEADS, -1).transpose(1, 2, 0, 3)
-    # Keys that lie the way the product reads them make it twice as fast.
-    keys = work.keys[: rows * DIMENSION].reshape(HEADS, -1, rows)
+    # Keys that lie the way the product reads them make it up to twice as fast, and values by a third in a long window.
+    keys, values = (kept[: rows * DIMENSION] for kept in (work.keys, work.values))
+    keys, values = keys.reshape(HEADS, -1, rows), values.reshape(HEADS, rows, -1)
     np.copyto(keys, key.transpose(0, 2, 1))
+    np.copyto(values, value)
     scores = work.scores[: HEADS * rows * rows].reshape(HEADS, rows, rows)
     np.matmul(query, keys, out=scores)
     # The largest score of a row is subtracted only where exp could overflow or vanish without it; that follows from this window alone.
     if not -STEEP < scores.min() <= scores.max() < STEEP:
         scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
-    taken = seen.reshape(rows, HEADS, -1).transpose(1, 0, 2)
-    np.matmul(scores, value, out=taken)
-    taken /= np.einsum("hij->hi", scores)[:, :, None]  # after the product: 32 numbers per token and head instead of one per pair of tokens
+    taken = seen.reshape(rows, HEADS, -1)
+    np.matmul(scores, values, out=taken.transpose(1, 0, 2))
+    taken /= np.einsum("hij->ih", scores)[:, :, None]  # after the product: 32 numbers per token and head instead of one per pair of tokens
 
 
-# P of tanh(x P(x * x)) = erf(x / sqrt 2), from the constant on: fitted so that the largest error of x * Phi(x) is smallest, 7e-8 before rounding.
+# P in tanh(x P(x * x)) = erf(x / sqrt 2), from the constant on: fitted so that the largest error of x * Phi(x) is smallest, 7e-8 before rounding.
 _BEND = [
-    np.array(value / 2 / 4**power, np.float32)
-    for power, value in enumerate(
-        (1.595768536771434, 0.29067319352051807, -0.001056856201442375, -0.007074991382401357, 0.0020347230650930737)
-        + (-0.00027398770271802684, 1.4859666214047658e-05)
+    np.array(value, np.float32)
+    for value in (
+        0.797884268385717,
+        0.03633414919006476,
+        -3.302675629507422e-05,
+        -5.52733701750106e-05,
+        3.97406848650991e-06,
+        -1.3378305796778654e-07,
+        1.8139240983944895e-09,
     )
 ]
 
 
 def gelu(values: Floats, bias: Floats) -> None:
-    """Replace x by 2 y Phi(y) with y = x + bias, the exact (erf) form, in place; y Phi(y) is within 6e-7 of the true value, or its last bit where that
-    is more.
+    """Replace x by 2 y Phi(y) with y = x + bias, the exact (erf) form, in place; its half is within 6e-7 of the true value, or its last bit.
 
-    It is y + y erf(y / sqrt 2), and erf is computed as tanh of an odd polynomial: a third of the time of exp, 1 / x and the steps around them.
+    It is y + y erf(y / sqrt 2), and erf is computed as tanh of an odd polynomial: less than half the time of exp, 1 / x and the steps around them.
     """
     rows = values.reshape(-1, values.shape[-1])
     square, bent = (np.empty((min(GELU_ROWS, len(rows)), rows.shape[1]), np.float32) for _ in range(2))

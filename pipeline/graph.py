@@ -51,7 +51,7 @@ def build(steps: Steps, *, documents: bool) -> "StateGraph[Any, Any, Any, Any]":
         return {"stopped": await steps.synthesise(task["batch"])}
 
     async def gather(state: State) -> dict[str, Any]:
-        more = await steps.gather(state["round"])
+        more = await steps.gather(state["round"], stopped=bool(state["stopped"]))
         return {"batches": more, "round": state["round"] + 1}
 
     def write(state: State) -> list[Send] | str:
@@ -113,6 +113,8 @@ async def drive(steps: Steps, saver: Any, thread: str, *, documents: bool) -> li
     compiled = build(steps, documents=documents).compile(checkpointer=saver)
     config: Any = {"configurable": {"thread_id": thread}, "recursion_limit": _NODES_LIMIT}
     known = await compiled.aget_state(config)
+    if known.values and not known.next:  # it had ended, and the process was killed before that was written down
+        return list(dict.fromkeys(known.values["stopped"]))
     begin: Any = None if known.next else {"stopped": [], "batches": [], "round": 0}
     # "async" writes checkpoints while the next step runs; finished tasks are on disk before that (27 of 27 after kill -9).
     state = await compiled.ainvoke(begin, config, durability="async")

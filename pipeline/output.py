@@ -398,12 +398,12 @@ def _entry(number: int, work: Work, pairs: int) -> str:
     bare = citations.Citation(**{**vars(work.citation), "url": None, "doi": None})
     main = work.identifiers[0].url if work.identifiers else None
     read = ", ".join(_READ_WORDS[e] for e in EXTENTS if any(f.extent == e for f in work.findings))
-    when = sorted({f.retrieved_at[:10] for f in work.findings})
-    dates = when[0] if len(when) == 1 else f"{when[0]} to {when[-1]}"
+    when = sorted({f.retrieved_at[:10] for f in work.findings if f.retrieved_at})
+    dates = f"{when[0]} to {when[-1]}" if len(when) > 1 else when[0] if when else "time of reading not recorded"
     rules = ", ".join(sorted({f.rule for f in work.findings}))
     cited = max((f.citation_count for f in work.findings if f.citation_count is not None), default=None)
     about = [
-        f"Read: {read} ({dates})" if read else f"Read on {dates}",
+        f"Read: {read} ({dates})" if read else f"Read: {dates}",
         CLASS_LABELS[work.class_],
         f"review status: {words_of(work.review_status)}",
         *([f"cited {counted(cited, 'time')}"] if cited is not None else []),

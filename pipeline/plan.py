@@ -31,6 +31,7 @@ DOMAIN_TABLES = ("burnout", "career", "finance")  # the first wins a tie
 MAX_AREA = 80  # characters of an expertise area that enter a scenario: it came from a prompt, and a scenario is a phrase
 TOP_UP_SHARES = 4  # half of all people are for the first plan, and an eighth for each of four top-up rounds; a fifth round starts again
 TRIES = 200  # draws of another person before a repeated combination is accepted; below 20,000 cells it never comes to that
+BETWEEN_JOBS = "out of work, until then "  # stands before the job of a person whose trouble is that they have lost it
 T = TypeVar("T")
 DIMENSIONS = ("category", "technique", "voice", "turns")
 
@@ -149,14 +150,22 @@ def techniques() -> dict[str, str]:
 def domain_table(domain: AdvisorDomain) -> str | None:
     """The table of scenarios that fits the domain, or None for a domain that brings only its own expertise areas.
 
-    A word of the primary domain decides; without one there, words in at least half of the expertise areas do.
+    A word of the primary domain decides; without one there, words in at least half of the expertise areas do. A word that also has other meanings
+    ("fatigue", "saving") counts only alone or beside one of its companions, so that metal fatigue and saving relationships bring their own areas.
     """
     for phrases, needed in (((domain.primary_domain,), 1), (domain.expertise_areas, max(1, (len(domain.expertise_areas) + 1) // 2))):
-        hits = {name: sum(bool(_words(phrase) & set(_table(name)["words"])) for phrase in phrases) for name in DOMAIN_TABLES}
+        hits = {name: sum(_about(phrase, _table(name)) for phrase in phrases) for name in DOMAIN_TABLES}
         best = max(DOMAIN_TABLES, key=lambda name: hits[name])
         if hits[best] >= needed:
             return best
     return None
+
+
+def _about(phrase: str, table: Mapping[str, Any]) -> bool:
+    words = _words(phrase)
+    return bool(words & set(table["words"])) or any(
+        word in words and (words == {word} or bool(words & set(beside))) for word, beside in table["words beside others"].items()
+    )
 
 
 def _words(phrase: str) -> set[str]:
@@ -189,8 +198,8 @@ class _Deal(Generic[T]):
 
 def _cells(config: PipelineConfig, domain: AdvisorDomain, wanted: Mapping[str, int], part: int, ids: Iterator[str]) -> tuple[Cell, ...]:
     persons = _Deal(_people(config.seed, part), _random("persons", config.seed, part))
-    kinds, needs = _scenarios(domain)
-    drawn = {category: _draw(category, persons, kinds, needs, _random(category, config.seed, part)) for category in wanted}
+    kinds, table = _scenarios(domain)
+    drawn = {category: _draw(category, persons, kinds, table, _random(category, config.seed, part)) for category in wanted}
     return tuple(_cell(next(ids), category, next(drawn[category]), config.seed) for category in _spread(wanted))
 
 
@@ -211,7 +220,7 @@ def _spread(wanted: Mapping[str, int]) -> list[str]:
 
 
 def _draw(
-    category: str, persons: _Deal[str], kinds: Mapping[str, Sequence[str]], needs: Mapping[str, str], rng: random.Random
+    category: str, persons: _Deal[str], kinds: Mapping[str, Sequence[str]], table: Mapping[str, Any], rng: random.Random
 ) -> Iterator[dict[str, Any]]:
     """The cells of one category without end. People come from a deal that all categories share, so that a small run has many kinds of them too."""
     craft, moments = _table("craft"), _Deal([_table("generic")["moments"]], rng)
@@ -222,10 +231,13 @@ def _draw(
     while True:
         kind, situation = troubles.next()
         trouble, means = f"{kind}: {situation} ({moments.next()})", technique.next()
-        fitting = _fitting(needs.get(kind))
+        needs, place = table.get("needs", {}), f"{kind}: {situation}"
+        fitting = _fitting((*needs.get(kind, ()), *needs.get(place, ())))
+        before = BETWEEN_JOBS if place in table.get("between jobs", ()) else ""
         for _ in range(TRIES):
-            person = persons.next()
-            if fitting(person) and (person, trouble, means) not in seen:
+            found = persons.next()
+            person = before + found
+            if fitting(found) and (person, trouble, means) not in seen:
                 break
         seen.add((person, trouble, means))
         turns, ending = endings.next()
@@ -233,9 +245,16 @@ def _draw(
 
 
 @cache
-def _fitting(need: str | None) -> Callable[[str], object]:
-    """Whether a person may have this kind of trouble: parents have children, a couple is two."""
-    return re.compile("|".join(_table("people")["needs"][need] if need else [""])).search
+def _fitting(needs: tuple[str, ...]) -> Callable[[str], bool]:
+    """Whether a person may have this trouble: parents have children, a couple is two, and nobody in their twenties is five years from a pension."""
+    rules = [_table("people")["needs"][need] for need in needs]
+    wanted = [_any_of(rule["one of"]) for rule in rules if "one of" in rule]
+    barred = [_any_of(rule["none of"]) for rule in rules if "none of" in rule]
+    return lambda person: all(rule.search(person) for rule in wanted) and not any(rule.search(person) for rule in barred)
+
+
+def _any_of(phrases: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, phrases)))
 
 
 def _endings(category: str, craft: Mapping[str, Any], rng: random.Random) -> _Deal[tuple[int, str]]:
@@ -280,12 +299,12 @@ def _everybody() -> tuple[tuple[str, ...], ...]:
     )
 
 
-def _scenarios(domain: AdvisorDomain) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
-    """Situations by kind: those of the domain's table, if it has one, and each expertise area in the situations that every subject knows; with what a
-    kind needs of a person. A prompt that lists a hundred areas does not drown the table: at most as many areas as the table has kinds are taken.
+def _scenarios(domain: AdvisorDomain) -> tuple[dict[str, Sequence[str]], dict[str, Any]]:
+    """Situations by kind: those of the domain's table, if it has one, and each expertise area in the situations that every subject knows; with that
+    table: it says what a kind, or one situation, needs of a person. A prompt that lists a hundred areas does not drown the table: at most as many areas as the table has kinds are taken.
     """
     situations, name = _table("generic")["situations"], domain_table(domain)
     table = _table(name) if name else {"scenarios": {}}
     own = dict.fromkeys(filter(None, (" ".join(area.split())[:MAX_AREA] for area in domain.expertise_areas or (domain.primary_domain,))))
     most = len(table["scenarios"]) or len(own)
-    return {**dict.fromkeys(list(own)[:most] or ["their question"], situations), **table["scenarios"]}, table.get("needs", {})
+    return {**dict.fromkeys(list(own)[:most] or ["their question"], situations), **table["scenarios"]}, table

@@ -55,7 +55,12 @@ class ModelRequest:
     def key(self) -> str:
         """sha256 over the canonical request: the same question has the same key in every run."""
         facts = {name: value for name, value in asdict(self).items() if name != "purpose"}
-        return "sha256:" + hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+        return (
+            "sha256:"
+            + hashlib.sha256(
+                json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+            ).hexdigest()
+        )
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ cut, the conversations that reached their END are kept. What a reader returns is
 without a pair is named with its reason, so that only the missing part is asked for again.
 
 Fields that nobody asked for are ignored, not refused: they reach no pair, and a paid answer would be lost for them. A missing or wrongly typed field is
-refused. It does not know whether a pair is good: pipeline/quality.py does.
+refused. A pair may name at most MAX_NAMED findings and share no run of RUN_COPIED words with any it was given. It does not know whether a pair is good: pipeline/quality.py does.
 """
 
 import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -20,7 +21,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline import safety
+from pipeline import plan, safety
 from pipeline.config import PipelineConfig
 from pipeline.ports import CallFailed, ModelReply, ModelRequest
 from pipeline.values import QUERY_KINDS, AdvisorDomain, Cell, Drop, Finding, Pair, Query
@@ -28,6 +29,9 @@ from registry.errors import Invalid
 
 MAX_PERSONA = 60_000  # characters; about 25 pages. A longer prompt would cost more in every batch than the examples it explains
 MAX_FINDING = 2_000  # characters of a finding that the writer sees
+MAX_NAMED = 3  # findings a pair may rest on; the prompt says one to three, and more would count a source for pairs that it did not shape
+RUN_COPIED = 12  # words in a row that a pair may not share with a finding; the length that quality.py takes for copying from the user
+DOCUMENT_TOKENS = 2_500  # for the document that the person of a document_analysis pastes: 900 words, with room for other scripts
 MAX_REPLY = 400_000  # characters; twenty times what the largest max_tokens can hold
 MAX_OUTPUT = 20_000  # tokens; above 21,333 the SDK refuses a call that is not streamed
 # BAML's parser was measured to hang (1,000 brackets) and to crash the process (100,000) on nested brackets, and to take minutes for thousands of fragments.
@@ -36,6 +40,8 @@ ALIKE = 0.8  # Jaccard similarity of two queries' words, above which they ask th
 _USER_LENGTH = {"document_analysis": (200, 30_000)}  # characters; other categories as below
 _ANY_USER, _ANY_ADVISOR = (2, 4_000), (40, 6_000)
 _CUT = ("max_tokens", "model_context_window_exceeded")
+_SEPARATORS = re.compile("[\x85\u2028\u2029]")  # line ends to safety.clean that JSON leaves as they are
+_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 _LINK = re.compile(r"://|\bwww\.|\bsite:|\S@\S+\.\w|\b[\w-]+\.(?:com|org|net|io|co|gov|edu|info)\b", re.IGNORECASE)
 T = TypeVar("T", bound=BaseModel)
 
@@ -113,7 +119,7 @@ class _Form:
 
 _DOMAIN = _Form("ExtractAdvisorDomain", ("persona",), _Domain)
 _QUERIES = _Form("GenerateResearchQueries", ("domain", "counts", "avoid"), _Plan)
-_SYNTHESIS = _Form("SynthesizeTrainingBatch", ("persona", "domain", "cells", "findings"), _Batch, "pairs")
+_SYNTHESIS = _Form("SynthesizeTrainingBatch", ("persona", "domain", "techniques", "cells", "findings"), _Batch, "pairs")
 _JUDGE = _Form("JudgeTrainingPairs", ("domain", "pairs"), _Verdicts, "verdicts")
 
 
@@ -188,7 +194,17 @@ def _fenced(nonce: str, label: str, text: str) -> str:
 
 def _lines(values: Iterable[Mapping[str, Any]]) -> str:
     """One JSON object a line: no text can break out of its line. "(none)" for nothing."""
-    return "\n".join(json.dumps(dict(value), ensure_ascii=False) for value in values) or "(none)"
+    return "\n".join(map(_json, values)) or "(none)"
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    """JSON on one line, also after `safety.clean`: the line ends that JSON may leave bare stand only inside strings, and are written as an escape there."""
+    return _SEPARATORS.sub(r"\\n", json.dumps(dict(value), ensure_ascii=False))
+
+
+def _flat(text: str) -> str:
+    """The text cleaned and on one line."""
+    return " ".join(safety.clean(text).split())
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ reading
@@ -400,7 +416,7 @@ def queries_request(
     """Ask for research queries: `counts` of each kind, none like those to avoid. Holds the subject, areas and audience; never the name or the prompt."""
     subject = {"primary_domain": domain.primary_domain, "expertise_areas": list(domain.expertise_areas), "audience": domain.audience}
     data = {
-        "domain": safety.fence(nonce, "subject", json.dumps(subject, ensure_ascii=False)),
+        "domain": safety.fence(nonce, "subject", _json(subject)),
         "counts": "\n".join(f"{kind}: {counts[kind]}" for kind in QUERY_KINDS if counts.get(kind)),
         "avoid": safety.fence(nonce, "asked-before", "\n".join(query.text for query in avoid) or "(none)"),
     }
@@ -412,7 +428,7 @@ def read_queries(
 ) -> tuple[Query, ...]:
     """At most `counts` queries of each kind, none alike or like those to avoid, none with a link or an instruction; ids go on after `avoid`.
 
-    Raises CallFailed (refused, truncated, malformed). Fewer than asked may be left: ask again with `avoid`.
+    Raises CallFailed (refused, truncated, malformed). Fewer than asked may be left: `missing_queries` counts them; ask again with `avoid`.
     """
     what = "the search for research queries"
     value = _read(_QUERIES, reply, reader, what)
@@ -428,6 +444,12 @@ def read_queries(
             seen.append(tokens)
             kept.append(Query(f"q{len(avoid) + len(kept) + 1:03d}", text, item.kind, _area(item.area, domain)))
     return tuple(kept)
+
+
+def missing_queries(found: Iterable[Query], counts: Mapping[str, int]) -> dict[str, int]:
+    """How many queries of each kind `counts` asks for beyond those found, in the order of QUERY_KINDS; kinds that lack none are left out."""
+    have = Counter(query.kind for query in found)
+    return {kind: counts[kind] - have[kind] for kind in QUERY_KINDS if counts.get(kind, 0) > have[kind]}
 
 
 def _tokens(text: str) -> frozenset[str]:
@@ -467,8 +489,8 @@ def synthesis_request(
 ) -> ModelRequest:
     """Ask for one pair per cell. The system text is the same in every batch of a run, so the provider can cache it; flagged findings are left out.
 
-    max_tokens: 2,000 for thinking, 200 for a pair's frame, 900 for each turn (280 words and the question, with room), at most MAX_OUTPUT. Raises Invalid for
-    an empty or overlong system prompt.
+    max_tokens: 2,000 for thinking, 200 for a pair's frame, 900 for each turn (280 words and the question, with room), DOCUMENT_TOKENS for a document, at most
+    MAX_OUTPUT. Raises Invalid for an empty or overlong system prompt.
     """
     check_persona(persona_text)
     facts = {name: value for name, value in domain.as_json().items() if value}
@@ -484,14 +506,20 @@ def synthesis_request(
         }
         for c in cells
     )
-    passages = ({"id": f.id, "role": f.role, "title": f.title[:300], "text": f.text[:MAX_FINDING]} for f in _usable(findings))
+    passages = ({"id": f.id, "role": f.role, "title": _flat(f.title)[:300], "text": _flat(f.text)[:MAX_FINDING]} for f in _usable(findings))
     data = {
         "persona": _fenced(nonce, "advisor-prompt", persona_text),
-        "domain": _fenced(nonce, "subject", json.dumps(facts, ensure_ascii=False)),
+        "domain": _fenced(nonce, "subject", _json(facts)),
+        "techniques": "\n".join(f"{name}: {meaning}" for name, meaning in plan.techniques().items()),
         "cells": safety.fence(nonce, "orders", _lines(orders)),
         "findings": safety.fence(nonce, "findings", _lines(passages)),
     }
-    return _request(_SYNTHESIS, data, config, "synthesis", 2_000 + sum(200 + 900 * cell.turns for cell in cells), attempt)
+    return _request(_SYNTHESIS, data, config, "synthesis", 2_000 + sum(map(_room, cells)), attempt)
+
+
+def _room(cell: Cell) -> int:
+    """Tokens that a cell's pair may take."""
+    return 200 + 900 * cell.turns + (DOCUMENT_TOKENS if cell.category == "document_analysis" else 0)
 
 
 def _usable(findings: Sequence[Finding]) -> list[Finding]:
@@ -501,7 +529,8 @@ def _usable(findings: Sequence[Finding]) -> list[Finding]:
 def read_pairs(reply: ModelReply, cells: Sequence[Cell], findings: Sequence[Finding], call_key: str, reader: str = "baml") -> Batch:
     """The pairs that keep to their cells and to the given findings. Never raises for what a model wrote: each missing cell has its reason in a drop.
 
-    Reasons: refused, malformed, truncated, not_written; unknown_cell, duplicate_cell; turns, empty_text, length, invented_finding, no_answer_finding.
+    Reasons: refused, malformed, truncated, not_written; unknown_cell, duplicate_cell; turns, empty_text, length, invented_finding, too_many_findings,
+    no_answer_finding, copied.
     """
     try:
         value = _read(_SYNTHESIS, reply, reader, "a batch of conversations")
@@ -509,10 +538,11 @@ def read_pairs(reply: ModelReply, cells: Sequence[Cell], findings: Sequence[Find
         return Batch((), tuple(cells), tuple(Drop(cell.id, "synthesis", failed.reason, failed.message) for cell in cells))
     written, broken = _items(value, "pairs", _Pair)
     by_id, given = {cell.id: cell for cell in cells}, {finding.id: finding for finding in _usable(findings)}
+    runs = _runs_of(given.values()) if written else {}
     pairs: dict[str, Pair] = {}
     drops: list[Drop] = [Drop(_cell_of(item), "synthesis", "malformed", "a field is missing or of the wrong type") for item in broken]
     for item in written:
-        problem = _problem(item, by_id, pairs, given)
+        problem = _problem(item, by_id, pairs, given) or _copied(item, runs)
         if problem is None:
             pairs[item.cell] = _pair(item, by_id[item.cell], call_key)
         else:
@@ -555,8 +585,29 @@ def _problem(item: _Pair, cells: Mapping[str, Cell], done: Mapping[str, Pair], g
         return problem
     if invented := [name for name in item.findings if name not in given]:
         return "invented_finding", f"names {invented[0][:40]!a}, which was not given to it"
+    if (named := len(set(item.findings))) > MAX_NAMED:
+        return "too_many_findings", f"names {named} findings; expected at most {MAX_NAMED} that it really rests on"
     if any(f.role == "answer" for f in given.values()) and not any(given[name].role == "answer" for name in item.findings):
         return "no_answer_finding", "names no finding that may carry an answer"
+    return None
+
+
+def _runs_of(findings: Iterable[Finding]) -> dict[tuple[str, ...], str]:
+    """Every run of RUN_COPIED words in the findings' titles and texts, with the finding it stands in."""
+    return {run: finding.id for finding in findings for text in (finding.title, finding.text) for run in _runs(text)}
+
+
+def _runs(text: str) -> Iterator[tuple[str, ...]]:
+    words = [word.replace("\u2019", "'") for word in _WORD.findall(safety.clean(text).casefold())]
+    return zip(*(words[start:] for start in range(RUN_COPIED)), strict=False)
+
+
+def _copied(item: _Pair, runs: Mapping[tuple[str, ...], str]) -> tuple[str, str] | None:
+    """Whether either side repeats a finding word for word: a forum post holds a real person's words, and an answer must not quote."""
+    for number, turn in enumerate(item.turns):
+        for side, text in (("user", turn.user), ("advisor", turn.advisor)):
+            if found := next((run for run in _runs(text) if run in runs), None):
+                return "copied", f"turn {number + 1} of the {side} repeats {runs[found]}: {' '.join(found)[:120]!a}"
     return None
 
 
@@ -584,9 +635,15 @@ def _pair(item: _Pair, cell: Cell, call_key: str) -> Pair:
         category=cell.category,
         messages=messages,
         findings=tuple(dict.fromkeys(item.findings)),
-        technique=cell.technique or _words(item.technique, 60),
+        technique=_seen_technique(item.technique),
         call=call_key,
     )
+
+
+def _seen_technique(said: str) -> str:
+    """The technique that the writer says came out, by the plan's name for it where it has one. What was ordered stands in the cell."""
+    words = _words(said, 60)
+    return next((name for name in plan.techniques() if _tokens(name) == _tokens(words)), words) or "not named"
 
 
 def pair_id(cell: str, messages: Sequence[tuple[str, str]]) -> str:
@@ -616,7 +673,7 @@ def judge_request(pairs: Sequence[Pair], domain: AdvisorDomain, config: Pipeline
     facts = {name: value for name, value in domain.as_json().items() if value}
     talks = ({"id": p.id, "technique": p.technique, "messages": [{"role": role, "text": text} for role, text in p.messages]} for p in pairs)
     data = {
-        "domain": safety.fence(nonce, "advisor", json.dumps(facts, ensure_ascii=False)),
+        "domain": safety.fence(nonce, "advisor", _json(facts)),
         "pairs": safety.fence(nonce, "conversations", _lines(talks)),
     }
     return _request(_JUDGE, data, config, "judge", 2_000 + 250 * len(pairs), attempt)

@@ -20,6 +20,7 @@ from typing import Any
 
 from lineage import citations
 from lineage.claims import counted, listed
+from pipeline.assignment import site_of
 from pipeline.config import PipelineConfig
 from pipeline.plan import quotas
 from pipeline.ports import Recorded
@@ -424,8 +425,8 @@ def headline(facts: RunFacts) -> str:
     pairs, used = facts.kept_pairs, facts.used_findings
     if not pairs:
         return "No example conversation was kept."
-    documents = len({f.document_sha256 for f in used if f.role == "answer"})
-    threads = len({f.document_sha256 for f in used if f.role == "question"})
+    # Ten passages quoted from one page are excerpts of one document, not of ten.
+    documents, threads = (len(works(f for f in used if f.role == role)) for role in ("answer", "question"))
     answers = {f.id for f in used if f.role == "answer"}
     resting = sum(any(name in answers for name in pair.findings) for pair in pairs)
     made = f"{counted(len(pairs), 'example conversation')}, written by {facts.generator}"
@@ -565,13 +566,13 @@ def _gap_words(gap: Gap) -> str:
 
 
 def _sources(facts: RunFacts, used: Sequence[Work]) -> dict[str, Any]:
-    """The works that kept pairs rest on. A document is one reading of a work; its extent is how much of it was read."""
+    """The works that kept pairs rest on. A document is a work as far as it was read: passages of one page are one."""
     pairs: Counter[str] = Counter()
     of_finding = {f.id: work.key for work in used for f in work.findings}
     for pair in facts.kept_pairs:
         pairs.update({of_finding[name] for name in pair.findings})
-    documents = {f.document_sha256: f.extent for work in used for f in work.findings}
-    extents, classes = Counter(documents.values()), Counter(work.class_ for work in used)
+    documents = {(work.key, f.extent) for work in used for f in work.findings}
+    extents, classes = Counter(extent for _, extent in documents), Counter(work.class_ for work in used)
     reviews = Counter(work.review_status for work in used)
     return {
         "works": len(used),
@@ -692,7 +693,7 @@ def _similarity(facts: RunFacts) -> dict[str, Any]:
 
 def _pairs_by_domain(facts: RunFacts) -> list[dict[str, Any]]:
     """How many kept pairs rest on pages of each site, and whether that is more than its share may be."""
-    hosts = {f.id: domain(f.url) or "no public address" for f in facts.used_findings}
+    hosts = {f.id: site_of(f) or "no public address" for f in facts.used_findings}
     total = len(facts.pairs_kept)
     counts = Counter(host for pair in facts.kept_pairs for host in sorted({hosts[name] for name in pair.findings}))
     cap = facts.config.domain_share

@@ -24,11 +24,11 @@ from pipeline.config import Controls, Endpoints, PipelineConfig
 from pipeline.embedding import Embedder
 from pipeline.governor import Governor, Pools
 from pipeline.http import Getter, credentials
-from pipeline.ports import ModelCaller, Watcher
+from pipeline.ports import RETRYABLE, ModelCaller, Watcher
 from pipeline.prices import Prices
 from pipeline.standards import Standards
 from pipeline.steps import Order, Steps, Tools
-from pipeline.store import SqlRunStore, Workspace
+from pipeline.store import SqlRunStore, Workspace, is_storage_error, storage_failed
 from pipeline.values import AdvisorDomain, Cell, Drop, Gap, Pair, PipelineFailed, Query
 from registry.errors import Conflict
 from registry.imports import DatasetDraft
@@ -65,22 +65,53 @@ def new_nonce() -> str:
 
 
 async def run(
-    order: Order, workspace: Workspace, controls: Controls, sources: Sources, prices: Prices, load: Callable[[], Embedder], watch: Watcher
+    order: Order,
+    workspace: Workspace,
+    controls: Controls,
+    sources: Sources,
+    prices: Prices,
+    load: Callable[[], Embedder],
+    watch: Watcher,
+    store: SqlRunStore | None = None,
 ) -> Outcome:
-    """Run, or go on with, an order. `load` opens the embedding model. Raises PipelineFailed where no pair came out; the files then say why."""
-    order.config.check()
-    callers = open_callers(order.config, controls)
+    """Run, or go on with, an order. `load` opens the embedding model; `store` is the run's, where the caller has opened it already: it is closed here.
+
+    Raises PipelineFailed where no pair came out; the files then say why.
+    """
+    try:
+        return await _run(order, workspace, controls, sources, prices, load, watch, store)
+    except Exception as error:
+        if is_storage_error(error):  # the checkpoints' database, which the store does not stand in front of
+            raise storage_failed(error) from error
+        raise
+
+
+async def _run(
+    order: Order,
+    workspace: Workspace,
+    controls: Controls,
+    sources: Sources,
+    prices: Prices,
+    load: Callable[[], Embedder],
+    watch: Watcher,
+    opened: SqlRunStore | None,
+) -> Outcome:
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(callers.close)
-        store = await asyncio.to_thread(workspace.open, order.run)
+        store: SqlRunStore = opened if opened is not None else await asyncio.to_thread(workspace.open, order.run)
         stack.push_async_callback(store.close)
+        order.config.check()
+        callers = open_callers(order.config, controls)
+        stack.push_async_callback(callers.close)
         started_at = await _remember(store, order)
         headers, secret_params = credentials(controls.keys)
         getter = Getter(min(30.0, controls.timeout_s), headers, secret_params)
         stack.push_async_callback(getter.close)
         base = _base(order, controls)
+        answers = None
         if base is not None:
             stack.push_async_callback(base.close)
+            answers = await _calls(base, store, order, replace(controls, max_cost=None), prices, watch)
+            stack.push_async_callback(answers.drain)
         calls = await _calls(callers, store, order, controls, prices, watch)
         stack.push_async_callback(calls.drain)
         loading = asyncio.ensure_future(asyncio.to_thread(load))
@@ -90,7 +121,7 @@ async def run(
             store=store,
             calls=calls,
             searches=callers.research is not None,
-            base=await _calls(base, store, order, replace(controls, max_cost=None), prices, watch) if base is not None else None,
+            base=answers,
             embedder=loading,
             getter=getter,
             standards=Standards(order.config.allowed_domains, order.config.denied_domains),
@@ -102,7 +133,13 @@ async def run(
         )
         steps = Steps(tools)
         stopped = await _drive(steps, workspace, store)
-        return await _finish(steps, workspace.folder(order.run), stopped, callers.generator)
+        return await _finish(steps, workspace.folder(order.run), stopped, callers.generator, steps_embedding(loading))
+
+
+def steps_embedding(loading: "asyncio.Future[Embedder]") -> str:
+    """The embedding model's digest, or that none was used: a run may end before it was loaded."""
+    loaded = loading.done() and not loading.cancelled() and loading.exception() is None
+    return loading.result().digest if loaded else "none was loaded"
 
 
 async def _calls(caller: ModelCaller, store: SqlRunStore, order: Order, controls: Controls, prices: Prices, watch: Watcher) -> Calls:
@@ -185,47 +222,59 @@ def order_from_json(value: Mapping[str, Any]) -> Order:
 async def _drive(steps: Steps, workspace: Workspace, store: SqlRunStore) -> list[str]:
     """Drive the graph to its end. Each ending that was too early gets a thread of its own, so that the next one starts over, on the same ledger."""
     ended = await store.items("ended")
-    if any(not body["stopped"] for body in ended.values()):
+    if any(body["final"] for body in ended.values()):
         return []
     thread = f"{steps.order.run}:{len(ended)}"
     folder = workspace.folder(steps.order.run)
     async with graph.checkpoints(folder, workspace.conninfo) as saver:
-        stopped = await graph.drive(steps, saver, thread, documents=bool(steps.tools.documents))
-    await store.put("ended", {f"{len(ended):04d}": {"stopped": stopped}})
-    return stopped
+        return await graph.drive(steps, saver, thread, documents=bool(steps.tools.documents))
 
 
-async def _finish(steps: Steps, folder: Path, stopped: Sequence[str], generator: str) -> Outcome:
-    facts = await gathered(steps, stopped, generator)
+async def _finish(steps: Steps, folder: Path, stopped: Sequence[str], generator: str, embedding: str) -> Outcome:
+    await steps.note_time()
+    facts = await gathered(steps, stopped, generator, embedding)
     made = report.build_report(facts)
     draft = output.to_draft(facts.kept_pairs, facts.used_findings, generator)
     files = await asyncio.to_thread(output.write_run, folder / "result", facts, made, draft)
+    await _end(steps.store, facts)
     if not facts.pairs_kept:
-        reasons = "; ".join(stopped) or "; ".join(dict.fromkeys(gap.message for gap in facts.gaps)) or "every pair was left out by a check"
+        reasons = facts.stop_reason or "; ".join(dict.fromkeys(gap.message for gap in facts.gaps)) or "every pair was left out by a check"
         raise PipelineFailed(
             f"No pair came out of run {steps.order.run}. {reasons}", hint=f"What was found and why it was left out: {files[0].parent}"
         )
     return Outcome(steps.order.run, folder / "result", draft, made, facts.status)
 
 
-async def gathered(steps: Steps, stopped: Sequence[str], generator: str) -> report.RunFacts:
+async def _end(store: SqlRunStore, facts: report.RunFacts) -> None:
+    """Write down that the graph came to its end, and whether going on could still bring more: after an outage it could, after a refusal not."""
+    passing = any(gap.reason in RETRYABLE for gap in facts.gaps)
+    final = facts.status == "complete" or (facts.status == "partial" and not passing)
+    ended = await store.items("ended")
+    if not any(body["final"] for body in ended.values()):
+        await store.put("ended", {f"{len(ended):04d}": {"final": final}})
+
+
+async def gathered(steps: Steps, stopped: Sequence[str], generator: str, embedding: str) -> report.RunFacts:
     """Everything that the steps of a run wrote down."""
     store, config = steps.store, steps.config
     results = await store.items("result")
     batches = await store.items("batch")
     agents = await steps.agent_results()
     merge = results.get("merge", {"kept": [], "drops": [], "review": [], "guarded": []})
-    rounds = [results[name] for name in sorted(results) if name.startswith("gather:")]
+    rounds = [results[f"gather:{n}"] for n in range(config.top_up_rounds + 1) if f"gather:{n}" in results]
     last = rounds[-1] if rounds else {"kept": [], "drops": [], "review": [], "guarded": []}
     written = [results[f"batch:{name}"] for name in batches if f"batch:{name}" in results]
     cells = [Cell.from_json(c) for batch in batches.values() for c in batch["cells"]]
     pairs = [Pair.from_json(p) for body in written for p in body["pairs"]]
     drops = [d for result in agents.values() for d in result.drops]
     drops += [Drop.from_json(d) for body in (merge, *written, last) for d in body["drops"]]
-    gaps = [g for result in agents.values() for g in result.gaps] + [Gap.from_json(g) for body in written for g in body["gaps"]]
+    gaps = [Gap.from_json(g) for g in results.get("queries", {}).get("gaps", ())]
+    gaps += [g for result in agents.values() for g in result.gaps] + [Gap.from_json(g) for body in written for g in body["gaps"]]
     short = config.examples - len(last["kept"])
     if short > 0:
         gaps.append(Gap("set", "short", f"{short} of {config.examples} pairs are missing.", short))
+    # Money that ran out in research does not end the run there, but it did end it early.
+    stopped = [*stopped, *(gap.message for gap in gaps if gap.reason == "budget")][:1]
     status = "stopped" if stopped else "partial" if short > 0 else "complete"
     return report.RunFacts(
         run_id=steps.order.run,
@@ -244,13 +293,22 @@ async def gathered(steps: Steps, stopped: Sequence[str], generator: str) -> repo
         review=[*merge["review"], *last["review"]],
         guarded=[*merge["guarded"], *last["guarded"]],
         calls=await store.calls(),
-        seconds=steps.seconds,
+        seconds=_added(await store.items("seconds")),
         status=status,
-        stop_reason="; ".join(stopped) or None,
+        stop_reason=stopped[0] if stopped else None,
         generator=generator,
-        environment=environment((await steps.tools.embedder).digest),
+        environment=environment(embedding),
         replayed=steps.tools.calls.spent.replayed,
     )
+
+
+def _added(processes: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Seconds by step over every process that worked on the run."""
+    total: dict[str, float] = {}
+    for seconds in processes.values():
+        for step, s in seconds.items():
+            total[step] = round(total.get(step, 0.0) + s, 3)
+    return total
 
 
 def environment(embedding: str) -> dict[str, Any]:

@@ -45,8 +45,8 @@ _FLAG_EMOJI = re.compile("\U0001f3f4([\U000e0020-\U000e007e]{1,8})\U000e007f")
 
 
 _MARKS = re.compile("[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f]")
-_INVISIBLE = re.compile(  # category Cf, as far as it hides or turns letters
-    "[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
+_INVISIBLE = re.compile(  # category Cf, as far as it hides or turns letters, and the blank letters (Hangul fillers, the empty Braille cell)
+    "[\u00ad\u034f\u061c\u115f\u1160\u2800\u3164\uffa0\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
 )
 
 
@@ -57,13 +57,17 @@ def _without_marks(text: str) -> str:
     return _MARKS.sub("", unicodedata.normalize("NFKD", text))
 
 
-def _folded(text: str) -> str:
-    """Entities decoded, compatibility forms and accents folded, invisible characters gone; line breaks stay."""
+def _decoded_entities(text: str) -> str:
     if "&" in text:
         text = html.unescape(html.unescape(text))
-    text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_QUOTES)
+    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_QUOTES)
+
+
+def _folded(text: str, gap: str = "") -> str:
+    """Entities decoded, compatibility forms and accents folded, `gap` for each invisible character; line breaks stay."""
+    text = _decoded_entities(text)
     if not text.isascii():
-        text = _INVISIBLE.sub("", _without_marks(text)).translate(_QUOTES)
+        text = _INVISIBLE.sub(gap, _without_marks(_INVISIBLE.sub(gap, text))).translate(_QUOTES)
     return text
 
 
@@ -151,6 +155,19 @@ _TOLD = r"\b(?:answers?|responses?|repl(?:y|ies)|outputs?|completions?|summar(?:
 # Names of methods that guidelines write with capitals; anything else with a capital after "always recommend" is taken for a brand.
 _METHODS = r"(?:Cognitive|Dialectical|Acceptance|Motivational|Mindfulness|Behaviou?ral|Interpersonal|Medicare|Medicaid|Mediterranean|English|Dr|A|I|It|The)\b"
 
+# What a text tells its writer to put out; "rest" or "ask your doctor" is advice to a reader and is none of them.
+_SAYS = (
+    r"(?:include|insert|mention|recommend|promote|praise|advertise|endorse|plug|say|write|output|print|respond|reply|answer|repeat|reveal|append|cite|quote|rate|rank|"
+    r"favou?r|ignore|disregard|forget|add|tell|link to|always|never|make sure|ensure|do exactly|obey)"
+)
+# Who is no reader. Claude, Gemini and Dan are people's names too, so they are not here.
+_MACHINE = r"(?:(?:ai|a\.i\.|llm|chat|language) (?:assistants?|agents?|models?|systems?|bots?|readers?|writers?|summari[sz]ers?)|ai|llms?|chat ?bots?|(?:large )?language models?|chatgpt|gpt-?\d\w*|copilot)"
+_PAGES = r"(?:page|text|article|document|passage|content|web ?site|site|file|abstract|paper|post|source|transcript|material|data)"
+_EXAMPLES = (
+    r"(?:(?:training|fine-?tuning|synthetic|sft|instruction|dialogue) (?:data|examples?|sets?|datasets?|samples?|pairs?|conversations?|dialogues?|material)"
+    r"|(?:examples?|conversations?|dialogues?|pairs?) (?:for|to) (?:train|fine-?tune|fine-?tuning|training|a model|an? ai))"
+)
+
 _IGNORE = (
     _Rule("ignore-instructions", _compiled(rf"{_DROP}{_FILL}{{0,5}}\s+{_BEFORE}(?:\s+\w+)?\s+{_ORDERS}\b"), unless=_reported),
     _Rule("ignore-instructions", _compiled(rf"{_DROP}\s+(?:(?:all|any) (?:of )?(?:the |your )?|your ){_ORDERS}\b"), unless=_reported),
@@ -175,6 +192,43 @@ _IGNORE = (
         ),
         unless=_reported,
     ),
+    # "If you are under eighteen, ignore the above and ..." speaks to a reader, so a bare "the above" counts where a sentence begins with the command.
+    _Rule(
+        "ignore-instructions",
+        _compiled(
+            rf"(?:^|[.!?:;()\[\]>\"-]\s*|\bplease )(?:now |please |just )?{_DROP}\s+(?:all (?:of )?)?the above\b(?!\s+(?:\w+\s+)?(?:if|unless|when|where)\b)"
+            r"(?=\s*(?:$|[.,;:!]|and\b|then\b|instead\b|but\b))"
+        ),
+        unless=_reported,
+    ),
+    _Rule(
+        "ignore-instructions",
+        _compiled(rf"{_DROP}\s+(?:all (?:of )?)?the above,? (?:and|then|instead)(?: then| instead)? {_SAYS}\b"),
+        unless=_reported,
+    ),
+    _Rule(
+        "ignore-instructions",
+        _compiled(
+            rf"{_DROP}\s+(?:all |any )?(?:of )?your (?:\w+ )?(?:guidelines|guardrails|safeguards|content polic(?:y|ies)|safety (?:rules|training|policies)|system rules)\b"
+            r"(?!\s+(?:from|about|of|that|which|by|on|with|for|between))"
+        ),
+        unless=lambda text, match: _reported(text, match) or _negated(text, match),
+    ),
+    _Rule(
+        "ignore-instructions",
+        _compiled(
+            r"\b(?:ignor(?:e|ing)|disregard(?:ing)?) (?:the|this|these|any|all) (?:data )?(?:fences?|delimiters?)\b(?=\s*(?:[.,;:!]|and\b|around (?:this|the) (?:text|data|page)|$))"
+        ),
+    ),
+    _Rule("ignore-instructions", _compiled(r"\b(?:system|admin(?:istrator)?|developer|root|prompt|instruction|safety) override\s*[:!\])]")),
+    # Words that stood apart until an invisible character between them was taken out.
+    _Rule(
+        "glued-words",
+        _compiled(
+            r"\b(?:ignore|disregard|forget|override|bypass)(?:all|any|every|the|your|these|those|my|our)*(?:previous|prior|above|earlier|preceding|system)(?:instructions?|prompts?|directives?)?\b"
+            r"|\b(?:all|any|the|your)?(?:previous|prior|above|earlier|preceding)(?:instructions?|prompts?|directives?)\b"
+        ),
+    ),
 )
 _FOREIGN = tuple(
     _Rule(f"ignore-instructions-{language}", _compiled(pattern))
@@ -185,6 +239,8 @@ _FOREIGN = tuple(
                 r"\b(?:ignorier\w*|missacht\w*|vergiss|vergessen sie|vergesst)(?: sie| bitte)?(?: \w+){0,3} "
                 r"(?:vorherig|vorig|bisherig|obig|früher|vorangegangen|vorangehend|vorstehend|ursprünglich)\w* "
                 r"(?:anweisung|anleitung|instruktion|befehl|vorgabe|aufforderung|prompt)\w*"
+                r"|\b(?:ignorier\w*|missacht\w*|vergiss|vergessen sie|vergesst)(?: sie| bitte)?,? (?:(?:das |all )?(?:obige|obenstehende|vorstehende|vorherige|bisherige)\b(?! \w+ung\b)"
+                r"|alles,? (?:was )?(?:\w+ )?(?:oben|zuvor|vorher|davor|darüber|bisherige|vorherige|obige)\b)"
             ),
         ),
         (
@@ -192,6 +248,7 @@ _FOREIGN = tuple(
             (
                 r"\b(?:ignore[zr]?|oublie[zr]?|ne (?:tiens|tenez) (?:pas|aucun) compte|(?:fais|faites) abstraction)(?: de| des)?(?: toutes?)?(?: les| tes| vos)? "
                 r"(?:(?:instructions|consignes|directives) (?:précédentes|antérieures|ci-dessus|préalables)|(?:précédentes|antérieures) (?:instructions|consignes|directives))"
+                r"|\b(?:ignore[zr]?|oublie[zr]?) (?:tout )?(?:ce qui (?:précède|est (?:écrit )?(?:ci-dessus|au-dessus|plus haut))|le texte (?:précédent|ci-dessus))"
             ),
         ),
         (
@@ -199,6 +256,7 @@ _FOREIGN = tuple(
             (
                 r"\b(?:ignor(?:a|e|ad|en|ar)|olvid(?:a|e|ad|en)|descart(?:a|e)|ha(?:z|ga) caso omiso de)(?: de)?(?: todas)?(?: las| tus| sus| estas)? "
                 r"(?:(?:instrucciones|indicaciones|órdenes|directrices)(?: \w+)? (?:anteriores|previas|precedentes|de arriba)|(?:anteriores|previas) (?:instrucciones|indicaciones))"
+                r"|\b(?:ignor(?:a|e|ad|en)|olvid(?:a|e|ad|en)|descart(?:a|e)|ha(?:z|ga) caso omiso de) (?:de )?todo (?:lo (?:anterior|previo|de arriba|dicho|escrito)|el texto anterior)"
             ),
         ),
         (
@@ -206,6 +264,7 @@ _FOREIGN = tuple(
             (
                 r"\b(?:ignor(?:a|i|ate|are)|dimentica(?:te)?|trascura(?:te)?)(?: tutte)?(?: le| queste)?(?: tue| vostre)? "
                 r"(?:(?:istruzioni|indicazioni|direttive) (?:precedenti|di cui sopra|sopra|anteriori)|precedenti (?:istruzioni|indicazioni|direttive))"
+                r"|\b(?:ignora(?:te)?|dimentica(?:te)?) tutto (?:quanto|quello che|ciò che|il testo)(?: \w+){0,3} (?:sopra|precede|precedente|prima)"
             ),
         ),
         (
@@ -213,28 +272,33 @@ _FOREIGN = tuple(
             (
                 r"\b(?:ignor(?:e|a|em|ar)|esqueç(?:a|am)|esquece|desconsider(?:e|a|em))(?: todas)?(?: as)?(?: suas| tuas)? "
                 r"(?:(?:instruções|orientações|ordens|diretrizes)(?: \w+)? (?:anteriores|prévias|acima|precedentes)|(?:anteriores|prévias) (?:instruções|orientações))"
+                r"|\b(?:ignore|esqueç(?:a|am)|esquece|desconsidere) tudo (?:o )?(?:que (?:\w+ ){0,3})?(?:acima|anterior|antes)"
             ),
         ),
         (
             "nl",
-            r"\b(?:negeer|vergeet)(?: alle)?(?: de| je| uw)? (?:vorige|eerdere|voorgaande|bovenstaande) (?:instructies|aanwijzingen|opdrachten)",
+            r"\b(?:negeer|vergeet) alles (?:wat )?(?:hierboven|hiervoor|daarvoor|boven)|\b(?:negeer|vergeet)(?: alle)?(?: de| je| uw)? (?:vorige|eerdere|voorgaande|bovenstaande) (?:instructies|aanwijzingen|opdrachten)",
         ),
         (
             "pl",
-            r"\b(?:z?ignoruj(?:cie)?|zapomnij(?:cie)?)(?: o)?(?: wszystkie| wszystkich)? (?:poprzedni\w+|wcześniejsz\w+|powyższ\w+) (?:instrukcj\w+|poleceni\w+)",
+            r"\b(?:z?ignoruj(?:cie)?|zapomnij(?:cie)?)(?: o)? (?:wszystko|wszystkim),? (?:co )?(?:\w+ ){0,2}(?:powyżej|wcześniej)|\b(?:z?ignoruj(?:cie)?|zapomnij(?:cie)?)(?: o)?(?: wszystkie| wszystkich)? (?:poprzedni\w+|wcześniejsz\w+|powyższ\w+) (?:instrukcj\w+|poleceni\w+)",
         ),
         (
             "ru",
             (
                 r"\b(?:про)?(?:игнорируй(?:те)?|забудь(?:те)?)(?: про)?(?: все)?(?: твои| ваши| свои)? (?:предыдущи\w+|прежни\w+|вышеуказанн\w+|предшествующи\w+|прошл\w+) "
                 r"(?:инструкци\w+|указани\w+|команд\w+|правил\w*|промпт\w*)"
+                r"|\b(?:про)?(?:игнорируй(?:те)?|забудь(?:те)?)(?: про)? (?:все|всё),? (?:что (?:\w+ ){0,3})?(?:выше|вышесказанное|вышеуказанное|предыдущее)"
             ),
         ),
         (
             "zh",
-            r"(?:忽略|无视|忽視|無視|忘记|忘掉|忘記|不要理会|请勿遵守)[^。!?\n]{0,8}(?:之前|以上|先前|上述|前面|此前|原有|所有|一切)[^。!?\n]{0,6}(?:指令|指示|说明|說明|提示|命令|规则|規則)",
+            r"(?:忽略|无视|忽視|無視|忘记|忘掉|忘記|不要理会|请勿遵守)[^。!?\n]{0,8}(?:之前|以上|先前|上述|前面|此前|原有|所有|一切)[^。!?\n]{0,6}(?:指令|指示|说明|說明|提示|命令|规则|規則)|(?:忽略|无视|忽視|無視|忘记|忘掉|忘記)(?:以上|上述|上面|前面)的?(?:所有|全部|一切)?(?:内容|內容|文字)",
         ),
-        ("ja", r"(?:以前|上記|前|これまで)の[^。\n]{0,6}(?:指示|命令|プロンプト)[^。\n]{0,8}(?:無視|忘れ)"),
+        (
+            "ja",
+            r"(?:以前|上記|前|これまで)の[^。\n]{0,6}(?:指示|命令|プロンプト)[^。\n]{0,8}(?:無視|忘れ)|(?:上記|以上|これまで)(?:の内容|の文章)?を?(?:すべて|全て)(?:無視|忘れ)",
+        ),
     )
 )
 _PHRASES = (
@@ -270,6 +334,52 @@ _PHRASES = (
         ),
     ),
     _Rule("new-instructions", _compiled(r"\bnew (?:\w+ )?instructions? ?:")),
+    _Rule("new-instructions", _compiled(r"(?:^|[.!?:;()\[\]>\"-]\s*|\byour )(?:your )?new (?:tasks?|directives?|prompt|orders) ?:")),
+    _Rule(
+        "new-instructions",
+        _compiled(
+            rf"(?:^|[.!?:;()\[\]>\"-]\s*)(?:attention,? |hey,? |dear |hello,? |hi,? |ok(?:ay)?,? |to )?(?:all |any |every |the )?{_MACHINE}\s*(?:[:,!]|-(?=\s))\s*"
+            rf"(?:please |kindly |now |you (?:must|should|will|shall|have to) |be sure to )?{_SAYS}\b"
+        ),
+    ),
+    _Rule(
+        "new-instructions",
+        _compiled(
+            rf"\bdear (?:ai )?(?:assistants?|machines?|robots?|bots?|{_MACHINE})\b[,:!]? (?:please |kindly |you (?:must|should|will) )?{_SAYS}\b"
+        ),
+    ),
+    _Rule(
+        "new-instructions",
+        _compiled(
+            rf"\b(?:assistants?|models?|agents?|systems?|bots?|crawlers?|scrapers?|{_MACHINE}) (?:that (?:is|are) |which (?:is|are) |currently |now )?"
+            r"(?:summari[sz]|read|process|pars|index|quot|cit|crawl|scrap|ingest|analy[sz]|rewrit|paraphras|train|learn)(?:ing|ed)(?: on| from)? (?:this|these|the (?:following|above)|our) "
+            rf"(?:\w+ )?{_PAGES}s?\b[^.!?\n]{{0,40}}?(?:[:,-]\s*|\b(?:must|should|shall|will|have to|need to|are to) )(?:please |always |also )?{_SAYS}\b"
+        ),
+    ),
+    # A page that speaks to whoever writes or trains with examples; no reader of advice does that.
+    _Rule(
+        "aimed-at-examples",
+        _compiled(
+            rf"\b(?:when(?:ever)?|while|if you(?: are)?|as you|before|for anyone) (?:you (?:are )?)?(?:generat|creat|writ|produc|synthesi[sz]|build|prepar|compil|mak|draft)(?:e|ing|es)? "
+            rf"(?:\w+ ){{0,3}}?{_EXAMPLES}\b[^.!?]{{0,60}}?[,:-]\s*(?:please |you (?:must|should) )?{_SAYS}\b"
+        ),
+    ),
+    _Rule(
+        "aimed-at-examples",
+        _compiled(
+            r"\b(?:to|for|attention|dear) (?:any|every|all|the|whichever|whatever|whoever)(?: ai| language| automated)? "
+            r"(?:systems?|models?|ai|assistants?|bots?|llms?|agents?|programs?|pipelines?|annotators?|machines?) "
+            r"(?:that |which |who )?(?:is |are |will be )?(?:writ|generat|creat|train|produc|compos|draft|learn)\w* [^.!?:]{0,80}[:,]"
+        ),
+    ),
+    _Rule(
+        "aimed-at-examples",
+        _compiled(
+            r"\bthe (?:advis[oe]r|coach|persona|assistant|chat ?bot|model) (?:must|should|shall|has to|needs to|will) (?:always )?"
+            r"(?:say|mention|recommend|include|promote|praise|endorse|advertise|cite|link to|tell)\b[^.!?]{0,80}\b(?:in|of|with) (?:every|each|all|any|its|the) (?:\w+ )?"
+            r"(?:answers?|responses?|repl(?:y|ies)|outputs?|examples?)\b"
+        ),
+    ),
     _Rule(
         "new-instructions",
         _compiled(
@@ -343,6 +453,25 @@ _PHRASES = (
 )
 _DROP_WORDS = ("ignor", "disregard", "forget", "overrid", "bypass", "discard", "neglect", "not follow", "n't follow", "stop following")
 _MODEL_WORDS = ("ai", "a.i", "artificial", "bot", "language model", "llm", "gpt", "claude", "gemini", "copilot", "dan")
+_SAY_WORDS = (
+    "includ",
+    "insert",
+    "mention",
+    "recommend",
+    "promot",
+    "prais",
+    "say",
+    "writ",
+    "put",
+    "print",
+    "respon",
+    "repl",
+    "answer",
+    "add",
+    "tell",
+    "always",
+    "never",
+)
 _FREE_WORDS = ("unrestricted", "uncensored", "unfiltered", "jailbr", " mode", "no r", "no filters", "without r", "without f")
 _THING_WORDS = (
     "product",
@@ -369,8 +498,36 @@ _NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
         (*_MODEL_WORDS, *_FREE_WORDS, "assistant"),
     ),
     "new-instructions": (
-        ("instruction", "note", "notice", "message", "attention", "reminder", "memo", "request", "warning", "if you", "as a"),
-        ("new", *_MODEL_WORDS, "automated", "virtual"),
+        ("new", *_MODEL_WORDS, "automated", "virtual", "dear", "assistant", "model", "agent", "system", "crawler", "scraper", "machine"),
+        (":", ",", "!", "-", "must", "should", "shall", "will", "to ", "if you", "as a", *_SAY_WORDS),
+    ),
+    "glued-words": (("instruction", "prompt", "directive", *_DROP_WORDS),),
+    "aimed-at-examples": (
+        (
+            "train",
+            "tun",
+            "synthetic",
+            "sft",
+            "instruction",
+            "dialogue",
+            "system",
+            "model",
+            "ai",
+            "advis",
+            "coach",
+            "persona",
+            "assistant",
+            "bot",
+            "agent",
+            "llm",
+            "program",
+            "pipeline",
+            "annotator",
+            "machine",
+            "example",
+            "pair",
+        ),
+        (*_SAY_WORDS, "writ", "generat", "creat", "produc", "compos", "draft", "learn"),
     ),
     "insert-brand": (("always", "link", "url", "code", "web address", *_THING_WORDS, "users"),),
     "exfiltration": (
@@ -424,10 +581,12 @@ _STRUCTURE = (
             _FLAGS | re.MULTILINE,
         ),
     ),
+    _Rule("role-tag", re.compile(r"[\"']role[\"']\s*:\s*[\"'](?:system|assistant|user|developer|tool)[\"']", _FLAGS)),
     _Rule(
         "role-tag",
         re.compile(
-            r"^[ \t>*_|-]{0,6}(?:assistant|ai assistant|human|system|chatgpt|claude|gpt-?\d?)[*_]{0,2}[ \t]*:", _FLAGS | re.MULTILINE
+            r"\[\[\s*/?\s*(?:system|assistant|developer|user|human|admin)(?: (?:message|prompt|note|override))?\s*\]\]|^\W{0,6}\[(?-i:SYSTEM|ASSISTANT|DEVELOPER)\]",
+            _FLAGS | re.MULTILINE,
         ),
     ),
     _Rule(
@@ -449,6 +608,13 @@ _STRUCTURE = (
         re.compile(r"\{\s*[\"']name[\"']\s*:\s*[\"'][\w.-]{1,64}[\"']\s*,\s*[\"'](?:arguments|parameters|input)[\"']\s*:"),
     ),
 )
+# A speaker's name at the start of a line, as chats write it.
+_TURN = re.compile(
+    r"^[ \t>*_|-]{0,6}(assistant|ai assistant|human|system|chatgpt|claude|gpt-?\d?)[*_]{0,2}[ \t]*:[*_]{0,2}[ \t]*(.{0,200})",
+    _FLAGS | re.MULTILINE,
+)
+_ORDERED = re.compile(rf"(?:please |now |you (?:must|will|should|shall) |(?:you are|act as|pretend) |from now on|{_SAYS}\b)", _FLAGS)
+_NAMES = frozenset({"claude", "human"})  # what people are called too; "Claude: You should rest" is an interview
 _BLOB = re.compile(r"[A-Za-z0-9+/_-]{200,}={0,2}|(?:[A-Za-z0-9+/]{60,80}[ \t]?\r?\n){3,}")
 _TAG_CHARACTERS = re.compile("[\U000e0000-\U000e007f]+")
 _HIDDEN = (
@@ -525,6 +691,18 @@ def _by_rules(rules: Iterable[_Rule], text: str, found: dict[str, str]) -> None:
             break
 
 
+def _turn(text: str, speakers: bool) -> str | None:
+    """The first turn of a chat. Where `speakers` may be named, one name alone is none: it takes two different ones, or an order behind the name."""
+    seen: set[str] = set()
+    for match in _TURN.finditer(text):
+        name, said = match.group(1).lower(), match.group(2)
+        seen.add(name)
+        ordered = _ORDERED.match(said)
+        if not speakers or len(seen) > 1 or (ordered and not (name in _NAMES and ordered.group().lower().startswith("you "))):
+            return match.group()
+    return None
+
+
 def _looks_encoded(blob: str) -> bool:
     """Base64 mixes capitals, small letters and digits; a long word, a rule of dashes or a path does not."""
     body = "".join(blob.split())
@@ -556,8 +734,21 @@ def _without_flag_emojis(text: str) -> str:
     return _FLAG_EMOJI.sub(keep, text)
 
 
-def findings(text: str) -> tuple[tuple[str, str], ...]:
-    """(rule id, evidence) of everything in a text that is addressed to a model, sorted by id; evidence is one line of at most 80 characters."""
+def _by_phrases(lines: str, found: dict[str, str]) -> None:
+    """Add what the phrases find in any disguise of a folded text."""
+    for number, view in enumerate(_phrase_views(lines)):
+        _by_rules(_ENGLISH_RULES, view, found)
+        if number == 0:
+            _by_rules(_FOREIGN_RULES, view, found)
+    if "\n" in lines:
+        _by_rules(_STARTING_RULES, _flat(re.sub(r"\s*\n\s*", " ; ", lines)), found)
+
+
+def findings(text: str, *, speakers: bool = False) -> tuple[tuple[str, str], ...]:
+    """(rule id, evidence) of everything in a text that is addressed to a model, sorted by id; evidence is one line of at most 80 characters.
+
+    `speakers`: the text may name who speaks (a transcript, a glossary), so a single 'Claude:' or 'System:' at the start of a line is no turn of a chat.
+    """
     found: dict[str, str] = {}
     raw = _without_flag_emojis(text)
     for name, pattern in _HIDDEN:
@@ -569,12 +760,14 @@ def findings(text: str) -> tuple[tuple[str, str], ...]:
     lines = _folded(raw)
     for view in (lines, raw):
         _by_rules(_STRUCTURE_RULES, view, found)
-    for number, view in enumerate(_phrase_views(lines)):
-        _by_rules(_ENGLISH_RULES, view, found)
-        if number == 0:
-            _by_rules(_FOREIGN_RULES, view, found)
-    if "\n" in lines:
-        _by_rules(_STARTING_RULES, _flat(re.sub(r"\s*\n\s*", " ; ", lines)), found)
+        if "role-tag" not in found and (turn := _turn(view, speakers)):
+            found["role-tag"] = turn
+    _by_phrases(lines, found)
+    # An invisible character may stand inside a word or instead of the space between two: both are looked at.
+    if not raw.isascii() or "&" in raw:
+        apart = _folded(raw, " ")
+        if apart != lines:
+            _by_phrases(apart, found)
     for run in _SPACED.finditer(lines):
         # The rest of the phrase may stand unspaced behind the run.
         if match := _COMPACT.search(re.sub(r"[\W_]+", "", lines[run.start() : run.end() + 40])):
@@ -646,7 +839,7 @@ def neutral(text: str) -> str:
 # ----------------------------------------------------------------------------------------------------------------------- what pairs may hold
 
 # Top-level domains that no English sentence ends in or begins with; of the ambiguous ones (it, me, is, in, so, to, at, us) only with www. or a path.
-_TLD = r"(?:com|org|net|edu|gov|mil|int|info|biz|io|ai|co|app|dev|xyz|online|site|store|shop|blog|health|care|uk|de|fr|es|eu|ca|au|nz|ch|nl|se|jp|cn|ru|br|pl)"
+_TLD = r"(?:com|org|net|edu|gov|mil|int|info|biz|io|ai|co|app|dev|xyz|online|site|store|shop|blog|health|care|uk|de|fr|es|eu|ca|au|nz|ch|nl|se|jp|cn|ru|br|pl|coach|coaching|help|life|live|club|academy|clinic|wiki|news|world|today|link|page|pro|mobi|tech|me|tv|ly|gg)"
 _URL = re.compile(r"\b(?:https?|ftp|hxxps?)\s?:\s?//\S+|\b(?:mailto|javascript|data|tel):[^\s,;]{4,}|\bwww\.[\w-]+\.\S+", _FLAGS)
 _DOMAIN = re.compile(
     rf"(?<![\w@.-])(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]{{0,61}}[a-zA-Z0-9])?\.)+(?:{_TLD}(?![\w-]|\.[a-z])(?:[/?#]\S*)?|[a-z]{{2,12}}/[\w-]\S*)"
@@ -661,6 +854,13 @@ _MARKDOWN_LINK = re.compile(
     re.MULTILINE,
 )
 _EMAIL = re.compile(r"[\w.+%-]{1,64}@(?:[\w-]{1,63}\.)+[a-z]{2,24}", _FLAGS)
+# "@ 3 p.m." and "team@work" are no names; "DM me" asks for a talk elsewhere, which no written advisor can have.
+_HANDLE = re.compile(r"(?<![\w@.])@(?=[\w.]*[A-Za-z])[A-Za-z_][\w.]{2,29}\b")
+_CONTACT = re.compile(
+    r"\b(?:dm|d\.m\.|pm|inbox|whatsapp|e-?mail|message|text|call|follow|find|add|contact|reach) (?:me|us)\b(?=(?: \w+){0,3} (?:on|via|at|through|by) (?:instagram|facebook|tiktok|x|twitter|linkedin|whatsapp|telegram|signal|discord|snapchat|youtube|e-?mail|phone|my|our)\b)"
+    r"|\b(?:dm|d\.m\.|inbox) (?:me|us)\b|\b(?:send|shoot|drop) (?:me|us) a (?:dm|direct message|private message|pm)\b|\b(?:slide into my|my) dms\b",
+    _FLAGS,
+)
 _EMAIL_SPELLED = re.compile(
     r"\b[\w.+-]{2,64}\s*(?:\bat\b|[\[({]\s*at\s*[\])}])\s*[\w-]{2,63}\s*(?:\bdot\b|[\[({]\s*dot\s*[\])}])\s*[a-z]{2,10}\b", _FLAGS
 )
@@ -717,7 +917,7 @@ def _phone(text: str) -> str | None:
 def pair_violations(messages: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """(rule id, evidence) of what no written pair may hold, over all turns; `messages` are (role, content).
 
-    Ids: url, domain, domain-spelled, markdown-link, email, phone, and every id of `scan`. Years, amounts, times and the crisis lines of CRISIS_LINES are no
+    Ids: url, domain, domain-spelled, markdown-link, email, contact, handle, phone, and every id of `scan`. Years, amounts, times and the crisis lines of CRISIS_LINES are no
     phone numbers. A domain after a full stop without a space ('done.net income') is taken for a domain.
     """
     found: dict[str, str] = {}
@@ -730,6 +930,8 @@ def pair_violations(messages: Iterable[tuple[str, str]]) -> tuple[tuple[str, str
             ("markdown-link", _MARKDOWN_LINK),
             ("email", _EMAIL),
             ("email", _EMAIL_SPELLED),
+            ("contact", _CONTACT),
+            ("handle", _HANDLE),
         ):
             if name not in found and (match := pattern.search(text)):
                 found[name] = match.group()

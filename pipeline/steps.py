@@ -7,9 +7,10 @@ replaces what it wrote before, so a step that is run again after a kill leaves t
 
 import asyncio
 import math
+import secrets
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from pipeline.config import Controls, PipelineConfig
 from pipeline.http import Getter
 from pipeline.ports import CallFailed, ModelRequest, Progress, Watcher
 from pipeline.standards import Standards
-from pipeline.store import SqlRunStore
+from pipeline.store import SqlRunStore, is_storage_error
 from pipeline.values import AdvisorDomain, AgentResult, Cell, Drop, Finding, Gap, Pair, PipelineFailed, Query
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Steps:
         self._findings: list[Finding] | None = None  # once research is over
         self._so_far: Counter[str] = Counter()  # of the synthesis, for whoever watches
         self._warming: set[asyncio.Task[Any]] = set()
+        self._process = secrets.token_hex(4)
         self._since: dict[str, float] = {}
         self.seconds: dict[str, float] = {}  # wall time of each step, as far as this process saw it
 
@@ -106,30 +108,41 @@ class Steps:
         return await self._typed("extract", request, lambda reply: {"domain": prompts.read_domain(reply, self.config.reader).as_json()})
 
     async def queries(self) -> list[str]:
-        """Turn the domain into research questions of named kinds."""
-        domain, counts = await self.domain(), query_counts(self.config)
-        request = prompts.queries_request(domain, counts, self.config, self.order.nonce)
+        """Turn the domain into research questions of named kinds; asks again for what is missing, telling what was asked already."""
+        domain, wanted = await self.domain(), query_counts(self.config)
+        found: tuple[Query, ...] = ()
+        for number in range(BATCH_ATTEMPTS):
+            counts = prompts.missing_queries(found, wanted)
+            if not counts:
+                break
+            more: list[Query] = []
 
-        def read(reply: Any) -> dict[str, Any]:
-            return {"queries": [query.as_json() for query in prompts.read_queries(reply, domain, counts, self.config.reader)]}
+            def read(
+                reply: Any, counts: Mapping[str, int] = counts, known: tuple[Query, ...] = found, more: list[Query] = more
+            ) -> dict[str, Any]:
+                more[:] = prompts.read_queries(reply, domain, counts, self.config.reader, avoid=known)
+                return _queries_json((*known, *more), wanted)
 
-        return await self._typed("queries", request, read)
+            request = prompts.queries_request(domain, counts, self.config, self.order.nonce, avoid=found)
+            stopped = await self._typed("queries", replace(request, attempt=number * BATCH_ATTEMPTS), read)
+            if stopped:
+                # What came before can be searched for; without any question there is nothing to do.
+                return [] if found else stopped
+            found = (*found, *more)
+        return []
 
-    async def _typed(self, step: str, request: ModelRequest, read: Any) -> list[str]:
+    async def _typed(self, step: str, request: ModelRequest, read: Callable[[Any], dict[str, Any]]) -> list[str]:
         """Ask for something without which no run can go on; an answer that cannot be read is asked for again."""
         self._say(step, "running")
         problem = ""
         for attempt in range(BATCH_ATTEMPTS):
             try:
-                answer = await self.tools.calls.ask(replace(request, attempt=attempt))
+                answer = await self.tools.calls.ask(replace(request, attempt=request.attempt + attempt))
                 body = read(answer.reply)
             except CallFailed as error:
+                problem = error.message
                 if error.reason not in ("malformed", "truncated"):
-                    self._say(step, "failed", error.message)
-                    return [f"{step}: {error.message}"]
-                problem = error.message
-            except PipelineFailed as error:
-                problem = error.message
+                    break
             else:
                 await self.store.put("result", {step: body})
                 self._say(step, "done")
@@ -153,14 +166,19 @@ class Steps:
         self._say(name, "running", total=len(mine))
         stopped: list[str] = []
         try:
-            result = await self._research(name, mine)
+            result = await self._earlier(name) or await self._research(name, mine)
         except CallFailed as error:
-            if error.fatal:
+            if error.fatal and error.reason != "budget":  # what was found is still worth writing from, as far as the money goes
                 stopped = [error.message]
             found = error.partial if isinstance(error, web.Stopped) else AgentResult()
             result = replace(found, gaps=(*found.gaps, Gap(name, error.reason, error.message)))
         except PipelineFailed as error:
             result = AgentResult(gaps=(Gap(name, error.code, error.message),))
+        except Exception as error:
+            if is_storage_error(error):
+                raise
+            # A page or a service nobody thought of must not take the other agents down with it.
+            result = AgentResult(gaps=(Gap(name, "unexpected", f"An unforeseen error: {type(error).__name__}: {str(error)[:200]}"),))
         await self.store.put("result", {f"agent:{name}": _agent_json(result)})
         self._warm(result.findings)
         self._say(
@@ -171,6 +189,14 @@ class Steps:
             failed=len(result.gaps),
         )
         return stopped
+
+    async def _earlier(self, name: str) -> AgentResult | None:
+        """What the agent brought when this run was written from before: a run that is gone on with keeps its research, unless money cut it short."""
+        body = await self.store.item("result", f"agent:{name}")
+        if body is None or not await self.store.items("batch"):
+            return None
+        result = _agent_value(body)
+        return None if any(gap.reason == "budget" for gap in result.gaps) else result
 
     async def _research(self, name: str, mine: Sequence[Query]) -> AgentResult:
         tools = self.tools
@@ -206,7 +232,7 @@ class Steps:
         self._say("merge", "running")
         self._findings = await self.findings()
         found = {f.id: f for f in self._findings}
-        flagged = {f.id for f in found.values() if f.flags}
+        flagged = _condemned(found.values())
         # Whoever may carry an answer is preferred, then the longer text: of two alike passages the more useful one stays.
         usable = sorted((f for f in found.values() if f.id not in flagged), key=lambda f: (f.role != "answer", -len(f.text), f.id))
         exact = dedupe.exact([(f.id, f.text) for f in usable])
@@ -219,7 +245,7 @@ class Steps:
             review=limits.review,
             guard=limits.negation_guard,
         )
-        drops = [*(Drop(i, "merge", "flagged", ", ".join(found[i].flags)) for i in sorted(flagged)), *exact.drops, *near.drops]
+        drops = [*(Drop(i, "merge", "flagged", words) for i, words in sorted(flagged.items())), *exact.drops, *near.drops]
         body = {
             "kept": sorted(near.kept),
             "drops": [drop.as_json() for drop in drops],
@@ -228,6 +254,7 @@ class Steps:
         }
         await self.store.put("result", {"merge": body})
         self._say("merge", "done", kept=len(near.kept), dropped=len(drops))
+        await self.note_time()
         if any(found[i].role == "answer" for i in near.kept):
             return []
         return [await self._nothing_found(found)]
@@ -255,6 +282,7 @@ class Steps:
         kept = set((await self.store.item("result", "merge") or {})["kept"])
         findings = [f for f in await self._known_findings() if f.id in kept]
         given = await asyncio.to_thread(assign, groups, findings, self.config)
+        await self._forget_rounds(number)
         rows = {
             f"r{number}b{i:04d}": {"cells": [c.as_json() for c in group], "findings": given[i], "round": number}
             for i, group in enumerate(groups)
@@ -263,6 +291,13 @@ class Steps:
         self._so_far["total"] += len(rows)
         self._say("synthesis", "running", "", **self._so_far)
         return list(rows)
+
+    async def _forget_rounds(self, first: int) -> None:
+        """Take out what an earlier attempt wrote of this round and later ones; its answers stay in the ledger."""
+        stale = [name for name, row in (await self.store.items("batch")).items() if row["round"] >= first]
+        await self.store.remove("batch", stale)
+        rounds = [f"gather:{n}" for n in range(first, self.config.top_up_rounds + 1)]
+        await self.store.remove("result", [*(f"batch:{name}" for name in stale), *rounds])
 
     async def synthesise(self, batch: str) -> list[str]:
         """Have one batch written, asking again only for what is missing of it; check every pair. Returns why the run stops, if it does."""
@@ -279,7 +314,7 @@ class Steps:
                 if error.fatal:
                     work.stopped.append(error.message)
                 break
-            if not pending or work.refused:
+            if not pending or work.refused or work.stopped:
                 break
         else:
             work.gaps.append(Gap("synthesis", "short", f"{len(pending)} pairs did not come, also when asked again.", len(pending)))
@@ -302,33 +337,35 @@ class Steps:
         batch = prompts.read_pairs(answer.reply, cells, findings, answer.key, self.config.reader)
         work.drops.extend(batch.drops)
         work.written.extend(batch.pairs)
-        by_id = {cell.id: cell for cell in cells}
+        by_id, given = {cell.id: cell for cell in cells}, {f.id: f for f in findings}
         for pair in batch.pairs:
-            fault = _unsafe(pair) or await self._fault(pair, by_id.get(pair.cell))
+            fault = _unsafe(pair) or await self._fault(pair, by_id.get(pair.cell), given, work)
             if fault:
                 work.drops.append(fault)
             else:
                 work.good.append(pair)
-        if self.config.judge and work.good:
+        if self.config.judge:
             await self._judge(work, {pair.id for pair in batch.pairs})
         return list(batch.missing)
 
-    async def _fault(self, pair: Pair, cell: Cell | None) -> Drop | None:
-        verdict = quality.check(pair, domain=await self.domain(), persona_text=self.order.persona_text, cell=cell)
+    async def _fault(self, pair: Pair, cell: Cell | None, given: Mapping[str, Finding], work: "_Batch") -> Drop | None:
+        named = [given[i] for i in pair.findings]
+        verdict = quality.check(pair, domain=await self.domain(), persona_text=self.order.persona_text, cell=cell, findings=named)
         found = [(p.check, p.evidence) for p in verdict.problems if p.severity == "reject"]
         if found or self.tools.base is None:
             return _one_drop(pair, "quality", found)
-        return await self._near_base(pair)
+        return await self._near_base(pair, work)
 
-    async def _near_base(self, pair: Pair) -> Drop | None:
+    async def _near_base(self, pair: Pair, work: "_Batch") -> Drop | None:
         """Whether the base model, asked the same, says nearly the same: such a pair teaches it nothing."""
         assert self.tools.base is not None  # noqa: S101
         question = {"role": "user", "content": _question(pair)}
         request = ModelRequest("base", self.config.base_answers or "", (question,), max_tokens=600)
         try:
             answer = await self.tools.base.ask(request)
-        except CallFailed:
-            return None  # the comparison is an extra; its absence is seen in the report's calls
+        except CallFailed as error:
+            work.gaps.append(Gap("base", error.reason, f"The base model's answer could not be compared: {error.message}"))
+            return None
         vectors = await self._vectors([pair.messages[1][1], answer.reply.text])
         score = float(vectors[0] @ vectors[1])
         if score < self.config.thresholds.generic:
@@ -338,39 +375,46 @@ class Steps:
         )
 
     async def _judge(self, work: "_Batch", fresh: set[str]) -> None:
+        """Let a model look at the pairs that passed the rules. A judge who does not answer leaves them in, unjudged, and a gap says so."""
         pairs = [pair for pair in work.good if pair.id in fresh]
+        if not pairs:
+            return
         try:
             answer = await self.tools.calls.ask(prompts.judge_request(pairs, await self.domain(), self.config, self.order.nonce))
             verdicts = prompts.read_verdicts(answer.reply, pairs, self.config.reader)
         except CallFailed as error:
+            work.gaps.append(Gap("judge", error.reason, f"{len(pairs)} pairs are in the set unjudged: {error.message}", len(pairs)))
             if error.fatal:
-                raise
-            work.gaps.append(Gap("judge", error.reason, error.message, len(pairs)))
-            return
-        except PipelineFailed as error:
-            work.gaps.append(Gap("judge", "malformed", error.message, len(pairs)))
+                work.stopped.append(error.message)
             return
         failed = {v.pair: v.reason for v in verdicts if not v.passed}
+        unjudged = len(pairs) - len(verdicts)
+        if unjudged:
+            work.gaps.append(
+                Gap("judge", "malformed", f"{unjudged} pairs are in the set unjudged: the judge said nothing of them.", unjudged)
+            )
         work.drops.extend(Drop(pair, "judge", "judged_unfit", reason) for pair, reason in failed.items())
         work.good = [pair for pair in work.good if pair.id not in failed]
 
-    async def gather(self, number: int) -> list[str]:
+    async def gather(self, number: int, *, stopped: bool) -> list[str]:
         """Deduplicate what was written so far and plan again what is still missing. Returns the ids of new batches; none ends the writing."""
         self._say("gather", "running")
-        batches = await self.store.items("batch")
+        batches = {name: row for name, row in (await self.store.items("batch")).items() if row["round"] <= number}
         results = await self.store.items("result")
         pairs, cells = _written(batches, results)
         exact = dedupe.exact([(p.id, _question(p)) for p in pairs])
         by_id = {pair.id: pair for pair in pairs}
+        # A model that gives everybody the same answer has written one pair, however the questions differ.
+        answers = dedupe.exact([(i, by_id[i].messages[1][1]) for i in exact.kept])
         limits = self.config.thresholds
         near = dedupe.semantic(
-            [(i, _question(by_id[i])) for i in exact.kept],
-            await self._vectors([_question(by_id[i]) for i in exact.kept]),
+            [(i, _question(by_id[i])) for i in answers.kept],
+            await self._vectors([_question(by_id[i]) for i in answers.kept]),
             limits.instructions,
             review=limits.review,
             guard=limits.negation_guard,
         )
-        drops = [*exact.drops, *near.drops]
+        drops = [*exact.drops, *answers.drops, *near.drops]
         body = {
             "kept": list(near.kept),
             "drops": [replace(drop, step="gather").as_json() for drop in drops],
@@ -385,12 +429,17 @@ class Steps:
         missing = {category: n - have[category] for category, n in target.items() if n > have[category]}
         grew = len(near.kept) > len((before or {"kept": []})["kept"])
         # A round that added nothing will add nothing again: refusals, or a domain that is written empty.
-        if not missing or number >= self.config.top_up_rounds or not grew:
+        await self.note_time()
+        if stopped or not missing or number >= self.config.top_up_rounds or not grew:
             return []
         more = plan.top_up(self.config, await self.domain(), missing, number + 1, [cell.id for cell in cells])
         return await self._batches(number + 1, more)
 
     # -- shared ---------------------------------------------------------------------------------------------------------------------------
+
+    async def note_time(self) -> None:
+        """Write down how long each step took in this process; a run may have several."""
+        await self.store.put("seconds", {self._process: self.seconds})
 
     async def agent_results(self) -> dict[str, AgentResult]:
         """What each agent brought, by name."""
@@ -417,7 +466,12 @@ class Steps:
         """Begin to compute vectors that a later step needs, while others wait for the network."""
         task = asyncio.create_task(self._vectors([f.text for f in findings]))
         self._warming.add(task)
-        task.add_done_callback(self._warming.discard)
+        task.add_done_callback(self._warmed)
+
+    def _warmed(self, task: "asyncio.Task[Any]") -> None:
+        self._warming.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen; the step that needs the vectors fails with the same words
 
     async def _vectors(self, texts: Sequence[str]) -> "np.ndarray[Any, Any]":
         embedder = await self.tools.embedder
@@ -461,6 +515,14 @@ def _written(batches: Mapping[str, Mapping[str, Any]], results: Mapping[str, Map
     return pairs, cells
 
 
+def _queries_json(found: Sequence[Query], wanted: Mapping[str, int]) -> dict[str, Any]:
+    """The research questions, and what is missing of them in a gap."""
+    short = sum(wanted.values()) - len(found)
+    words = f"{short} of {sum(wanted.values())} research questions did not come, or were like others; research is narrower for it."
+    gaps = [Gap("queries", "short", words, short).as_json()] if short > 0 else []
+    return {"queries": [query.as_json() for query in found], "gaps": gaps}
+
+
 def _share(queries: Sequence[Query], name: str, config: PipelineConfig) -> list[Query]:
     """The queries of one agent: studies for the papers agent, the others dealt out among the web agents; a forum search takes every area once."""
     if name == "papers":
@@ -474,6 +536,17 @@ def _share(queries: Sequence[Query], name: str, config: PipelineConfig) -> list[
         return []
     webs = [q for q in queries if q.kind != "study" or not config.papers]
     return webs[int(name.removeprefix("web_")) - 1 :: config.web_agents]
+
+
+def _condemned(findings: Iterable[Finding]) -> dict[str, str]:
+    """Flagged findings by id, with the rules: every passage of a page or work of which one passage is addressed to a model."""
+    rules: dict[str, set[str]] = defaultdict(set)
+    all_findings = list(findings)
+    for finding in all_findings:
+        for key in {finding.url, finding.doi} - {None}:
+            rules[str(key)].update(finding.flags)
+    found = {f.id: rules[f.url] | rules[f.doi or f.url] for f in all_findings}
+    return {name: ", ".join(sorted(flags)) for name, flags in found.items() if flags}
 
 
 def _unsafe(pair: Pair) -> Drop | None:

@@ -97,6 +97,19 @@ class _Postgres:
         self._db.close()
 
 
+def is_storage_error(error: BaseException) -> bool:
+    """Whether a disk or a database refused; psycopg is looked for by name, because it may not be installed."""
+    return isinstance(error, (sqlite3.Error, OSError)) or any(kind.__module__.startswith("psycopg") for kind in type(error).__mro__)
+
+
+def storage_failed(error: BaseException) -> PipelineFailed:
+    """What to say when the ledger or the checkpoints cannot be read or written."""
+    return PipelineFailed(
+        f"The run's ledger could not be read or written: {str(error).strip() or type(error).__name__}.",
+        hint="Everything committed before is kept. Make room or mend the disk or the database, then go on with --resume.",
+    )
+
+
 class SqlRunStore:
     """One run's ledger and workbook (the protocol RunStore)."""
 
@@ -109,11 +122,10 @@ class SqlRunStore:
     async def _do(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except (sqlite3.Error, OSError) as error:
-            raise PipelineFailed(
-                f"The run's ledger could not be read or written: {error}.",
-                hint="Everything committed before is kept. Make room or mend the disk, then go on with --resume.",
-            ) from error
+        except Exception as error:
+            if is_storage_error(error):
+                raise storage_failed(error) from error
+            raise
 
     async def recorded(self, key: str) -> Recorded | None:
         """The committed answer to a request, or None."""
@@ -170,6 +182,12 @@ class SqlRunStore:
         )
         return json.loads(rows[0][0]) if rows else None
 
+    async def remove(self, kind: str, names: Sequence[str]) -> None:
+        """Take values out; names that are not there do not matter."""
+        rows = [(self.run, kind, name) for name in names]
+        if rows:
+            await self._do(lambda: self._connection.write("DELETE FROM items WHERE run = %s AND kind = %s AND id = %s", rows))
+
     async def close(self) -> None:
         """Close the connection and give the run's lock back."""
         await self._do(self._connection.close)
@@ -178,7 +196,9 @@ class SqlRunStore:
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(
+        value, separators=(",", ":")
+    )  # ASCII: half a surrogate pair, or a null, is a legal answer and no legal UTF-8 or Postgres text
 
 
 def _recorded(row: Sequence[Any]) -> Recorded:
@@ -232,7 +252,11 @@ class Workspace:
             lock.acquire(timeout=0)
         except Timeout:
             raise busy from None
-        return SqlRunStore(run, _Sqlite(folder / "ledger.db"), lock.release)
+        try:
+            return SqlRunStore(run, _Sqlite(folder / "ledger.db"), lock.release)
+        except sqlite3.Error as error:
+            lock.release()
+            raise storage_failed(error) from error
 
     def orders(self, advisor: str) -> dict[str, dict[str, Any]]:
         """What was ordered for an advisor, by run in the order of their names (which begin with the time), the newest last."""
@@ -257,10 +281,13 @@ class Workspace:
 
 
 def _sqlite_orders(path: Path) -> list[Any]:
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        db = sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True)
+    except sqlite3.Error:
+        return []
     try:
         return db.execute("SELECT run, body FROM items WHERE kind = 'order'").fetchall()
-    except sqlite3.OperationalError:  # killed before it wrote its tables
+    except sqlite3.DatabaseError:  # killed before it wrote its tables, or damaged: the other runs are still there
         return []
     finally:
         db.close()

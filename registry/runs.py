@@ -63,7 +63,8 @@ def end_dead(session: Session, spec: dict[str, Any]) -> None:
 def succeed(session: Session, run_id: int, *, environment: dict[str, Any], timings: dict[str, Any], metrics: dict[str, Any]) -> Run:
     """Record how a run went."""
     run = session.get_one(Run, run_id)
-    run.state, run.environment, run.timings, run.metrics, run.finished_at = "succeeded", environment, timings, metrics, events.now()
+    run.state, run.error, run.finished_at = "succeeded", None, events.now()
+    run.environment, run.timings, run.metrics = environment, timings, metrics
     session.flush()
     return run
 

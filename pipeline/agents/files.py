@@ -2,7 +2,7 @@
 
 Rules: a document needs a citation in `sources.json` beside it (CSL-JSON, each entry with "file") that names who answers for it (an author or a publisher)
 and where it is published (a URL or a DOI); without one it never carries an answer and is not even read. A file that cannot be read is a gap, the others
-go on. If any part of a document, its title or its hidden text is addressed to a model, every finding of it is flagged: whoever plants one line is not
+go on. A document that says of itself that a model wrote it carries nothing. `full_text` is only said where every passage is used. If any part of a document, its title or its hidden text is addressed to a model, every finding of it is flagged: whoever plants one line is not
 to be trusted with the rest.
 
 What it does not know: whether the citation belongs to the file. Whoever brings both vouches for that.
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from pipeline import safety
 from pipeline.ports import Progress, Watcher
-from pipeline.readers import DEFAULT_LIMITS, FORMATS, KNOWN, Limits, ReadDocument, Unreadable, passages, read_document
+from pipeline.readers import DEFAULT_LIMITS, FORMATS, KNOWN, MAX_PASSAGES, Limits, ReadDocument, Unreadable, passages, read_document
 from pipeline.values import AgentResult, Drop, Finding, Gap, finding_id, text_sha256
 from registry.errors import Invalid
 from registry.identifiers import Identifier, identify
@@ -35,8 +35,8 @@ _HOW = (
 class Standards(Protocol):
     """What this agent needs of standards.Standards."""
 
-    def document(self, csl: Mapping[str, Any]) -> Any:
-        """The verdict on a document by its citation: role, class_, review_status, rule, why."""
+    def document(self, csl: Mapping[str, Any], text: str = "") -> Any:
+        """The verdict on a document by its citation and its text: role, class_, review_status, rule, why."""
 
 
 async def research(
@@ -117,7 +117,7 @@ async def _document(
         words = f"{fault.message} {fault.hint}" if fault.hint else fault.message
         return AgentResult(gaps=(Gap(agent, f"document.{fault.reason}", words),))
     # A book takes the safety rules seconds; the other agents must not wait for that.
-    return await asyncio.to_thread(_result, path, document, csl, place, verdict, agent, now)
+    return await asyncio.to_thread(_result, path, document, csl, place, standards, agent, now)
 
 
 def _missing(name: str, csl: Mapping[str, Any] | None, place: Identifier | None) -> str:
@@ -129,14 +129,21 @@ def _missing(name: str, csl: Mapping[str, Any] | None, place: Identifier | None)
 
 
 def _result(
-    path: Path, document: ReadDocument, csl: Mapping[str, Any], place: Identifier, verdict: Any, agent: str, now: str
+    path: Path, document: ReadDocument, csl: Mapping[str, Any], place: Identifier, standards: Standards, agent: str, now: str
 ) -> AgentResult:
+    verdict = standards.document(csl, "\n\n".join([document.title or "", document.text]))
+    if verdict.role is None:
+        return AgentResult(drops=(Drop(path.name, agent, verdict.rule, f"{path.name}: {verdict.why}"),))
     title = " ".join(safety.clean(str(csl.get("title") or document.title or path.stem)).split())
-    seen = safety.findings("\n\n".join([title, document.title or "", document.text]))
+    # A page may be anybody's; in captions, notes, PDFs and books people speak, and one of them may be called Claude.
+    speakers = FORMATS.get(path.suffix.lower()) != "html"
+    seen = safety.findings("\n\n".join([title, document.title or "", document.text]), speakers=speakers)
     unseen = safety.findings(document.hidden)
     flags = tuple(sorted({name for name, _ in (*seen, *unseen)}))
     sha256 = text_sha256(document.text)
     facts = {**csl, "title": title}
+    used = tuple(dict.fromkeys(passages(document.text)))
+    whole = document.extent == "full_text" and len(passages(document.text, limit=MAX_PASSAGES + 1)) <= MAX_PASSAGES
     findings = tuple(
         Finding(
             id=finding_id(place.url, text, verdict.role),
@@ -146,7 +153,7 @@ def _result(
             agent=agent,
             query="",
             retrieved_at=now,
-            extent=document.extent,
+            extent="full_text" if whole else "excerpt",
             document_sha256=sha256,
             role=verdict.role,
             class_=verdict.class_,
@@ -158,7 +165,7 @@ def _result(
             csl=facts,
             flags=flags,
         )
-        for text in dict.fromkeys(passages(document.text))
+        for text in used
     )
     return AgentResult(findings, _flag_gaps(path.name, agent, seen, unseen), ())
 

@@ -1,7 +1,7 @@
 """The papers agent: queries in, findings out, each the abstract of one paper. Reads Semantic Scholar, then OpenAlex, then arXiv.
 
 Rules: a service that fails or finds nothing hands over to the next, and every failure is a gap; nothing is read but titles, abstracts and what the
-services say about a paper; a paper without an abstract is looked up once more by its DOI (publishers such as Springer keep theirs from Semantic
+services say about a paper; OpenAlex calls much an article that stands in no journal, so its place and version decide; a paper without an abstract is looked up once more by its DOI (publishers such as Springer keep theirs from Semantic
 Scholar), and is dropped with a reason when nobody has it. A retracted paper is dropped. A TLDR is written by a machine, not by the paper's authors:
 it may shape a question and never carries an answer. Order is fixed: query by query, then most cited first, then by id.
 
@@ -39,6 +39,8 @@ S2_FIELDS = "title,authors,venue,year,externalIds,abstract,isOpenAccess,openAcce
 OPENALEX_FIELDS = "id,doi,display_name,authorships,primary_location,publication_year,publication_date,type,biblio,cited_by_count,is_retracted,abstract_inverted_index"
 # OpenAlex's words for kinds, in those of Semantic Scholar (the standards read the latter); what is not listed keeps its own name.
 OPENALEX_TYPES = {"article": "JournalArticle", "review": "Review", "preprint": "Preprint", "book-chapter": "BookSection", "book": "Book"}
+# Where OpenAlex calls a text an article although it stands in no journal: what the standards shall read instead.
+OPENALEX_PLACES = {"conference": "Conference", "book series": "BookSection", "ebook platform": "Book", "repository": "Repository"}
 TLDR_EXTENT, TLDR_ROLE, TLDR_RULE = "excerpt", "question", "paper.machine_summary"
 TLDR_NOTE = "Only a summary written by a machine (Semantic Scholar's TLDR) was read, not the abstract."
 
@@ -128,7 +130,7 @@ class Getter(Protocol):
 class Standards(Protocol):
     """What this agent needs of standards.Standards."""
 
-    def paper(self, csl: Mapping[str, Any], *, types: Sequence[str]) -> Any:
+    def paper(self, csl: Mapping[str, Any], *, types: Sequence[str], text: str = "") -> Any:
         """The verdict on a paper: role, class_, review_status, rule, why."""
 
 
@@ -150,6 +152,7 @@ class Paper:
     types: tuple[str, ...] = ()
     citation_count: int | None = None
     retracted: bool = False
+    concealed: tuple[str, ...] = ()  # safety rules that only fire while the invisible characters are still in the text
     key: str = ""
     received_at: str = ""
 
@@ -273,7 +276,7 @@ def _names(paper: Paper) -> list[str]:
 
 def _finding(agent: str, query: Query, paper: Paper, standards: Standards) -> Finding | Drop:
     csl = _csl(paper)
-    verdict = standards.paper(csl, types=paper.types)
+    verdict = standards.paper(csl, types=paper.types, text=paper.abstract or "")
     if verdict.role is None:
         return Drop(paper.id, agent, verdict.rule, f"{paper.title}: {verdict.why}")
     text, extent, role, rule = paper.abstract or "", "abstract", verdict.role, verdict.rule
@@ -299,7 +302,7 @@ def _finding(agent: str, query: Query, paper: Paper, standards: Standards) -> Fi
         csl=csl,
         key_findings=key_findings(text) if extent == "abstract" else (),
         citation_count=paper.citation_count,
-        flags=tuple(safety.scan(f"{paper.title}\n\n{text}")),
+        flags=tuple(sorted({*safety.scan(f"{paper.title}\n\n{text}"), *paper.concealed})),
         call=paper.key or None,
     )
 
@@ -307,7 +310,11 @@ def _finding(agent: str, query: Query, paper: Paper, standards: Standards) -> Fi
 def _csl(paper: Paper) -> dict[str, Any]:
     """CSL-JSON without an id. Names stay whole: the services give one string, and where a family name begins would be a guess."""
     kind = "paper-conference" if "Conference" in paper.types else "article-journal"
-    journal = paper.container and "Preprint" not in paper.types and "arxiv" not in paper.container.casefold()
+    journal = (
+        paper.container
+        and not {"Preprint", "Repository", "SubmittedVersion"} & set(paper.types)
+        and "arxiv" not in paper.container.casefold()
+    )
     facts = {
         "type": kind if journal else "article",
         "title": paper.title,
@@ -384,7 +391,15 @@ class _Search:
         if found is None or not (found.abstract or found.retracted):
             return paper
         # The text is OpenAlex's, so its call and its time are what is named; what else is known of the paper stays.
-        return replace(paper, abstract=found.abstract, retracted=found.retracted, key=found.key, received_at=found.received_at)
+        return replace(
+            paper,
+            abstract=found.abstract,
+            retracted=found.retracted,
+            types=tuple(dict.fromkeys([*paper.types, *found.types])),
+            concealed=(*paper.concealed, *found.concealed),
+            key=found.key,
+            received_at=found.received_at,
+        )
 
     def _s2(self, query: Query) -> FetchRequest:
         params = (("query", plain_query(query.text)), ("fields", S2_FIELDS), ("limit", str(PER_QUERY)))
@@ -452,6 +467,12 @@ def plain_text(value: Any) -> str:
     text = html.unescape(value).encode("utf-8", "replace").decode()  # JSON may hold half a surrogate pair, which no file can
     text = _TAG.sub(" ", _INLINE.sub("", _HEADING.sub(" ", text)))
     return " ".join(safety.clean(text).split())
+
+
+def _concealed(*values: Any) -> tuple[str, ...]:
+    """The safety rules that fire on a text as it came; cleaning makes one word of two that an invisible character kept apart."""
+    raw = "\n\n".join(html.unescape(value) for value in values if isinstance(value, str))[: 2 * MAX_ABSTRACT]
+    return () if raw.isascii() or safety.clean(raw) == raw else tuple(safety.scan(raw.encode("utf-8", "replace").decode()))
 
 
 def _abstract(value: Any) -> str | None:
@@ -531,6 +552,7 @@ def _s2_paper(item: dict[str, Any]) -> Paper:
         page=plain_text(journal.get("pages")) or None,
         types=tuple(kind for kind in _list(item.get("publicationTypes")) if isinstance(kind, str)),
         citation_count=_count(item.get("citationCount")),
+        concealed=_concealed(item.get("title"), item.get("abstract"), _dict(item.get("tldr")).get("text")),
     )
 
 
@@ -552,21 +574,35 @@ def _openalex_paper(item: dict[str, Any]) -> Paper:
     doi, kind = _doi(item.get("doi")), item.get("type")
     pages = [page for page in (plain_text(biblio.get("first_page")), plain_text(biblio.get("last_page"))) if page]
     people = (_dict(_dict(entry).get("author")) for entry in _list(item.get("authorships")))
+    abstract = from_inverted(item.get("abstract_inverted_index"))
     return Paper(
         id=f"openalex:{str(item.get('id') or '').rpartition('/')[2][:80]}",
         url=_address(doi, place.get("landing_page_url"), item.get("id")),
         title=plain_text(item.get("display_name") or item.get("title"))[:500],
-        abstract=_abstract(from_inverted(item.get("abstract_inverted_index"))),
+        abstract=_abstract(abstract),
         doi=doi,
         authors=tuple(name for person in people if (name := plain_text(person.get("display_name"))[:200])),
         published=_date(item.get("publication_date"), item.get("publication_year")),
         container=plain_text(_dict(place.get("source")).get("display_name")) or None,
         volume=plain_text(biblio.get("volume")) or None,
         page="-".join(dict.fromkeys(pages)) or None,
-        types=(OPENALEX_TYPES.get(kind, kind),) if isinstance(kind, str) else (),
+        types=_openalex_types(kind, place),
+        concealed=_concealed(item.get("display_name") or item.get("title"), abstract),
         citation_count=_count(item.get("cited_by_count")),
         retracted=item.get("is_retracted") is True,
     )
+
+
+def _openalex_types(kind: Any, place: Mapping[str, Any]) -> tuple[str, ...]:
+    """The types of a work; an article or a review only where OpenAlex names a journal as its place and the text is no submitted version."""
+    if not isinstance(kind, str):
+        return ()
+    where = _dict(place.get("source")).get("type")
+    if kind not in ("article", "review"):
+        return (OPENALEX_TYPES.get(kind, kind),)
+    if where != "journal":
+        return (OPENALEX_PLACES.get(where, "Other") if isinstance(where, str) else "Other",)
+    return ("SubmittedVersion",) if place.get("version") == "submittedVersion" else (OPENALEX_TYPES[kind],)
 
 
 def from_inverted(index: Any) -> str:
@@ -617,6 +653,7 @@ def _arxiv_paper(entry: ET.Element) -> Paper:
         url=_address(doi, _child(entry, "a:id")),
         title=_child(entry, "a:title")[:500],
         abstract=_abstract(entry.findtext("a:summary", "", _ATOM)),
+        concealed=_concealed(entry.findtext("a:title", "", _ATOM), entry.findtext("a:summary", "", _ATOM)),
         doi=doi,
         authors=tuple(name for person in entry.findall("a:author", _ATOM) if (name := _child(person, "a:name")[:200])),
         published=_date(_child(entry, "a:published")),

@@ -8,8 +8,8 @@
 - One failed question does not stop the others. A fatal failure is raised after the others ended, because their answers are paid for and on record.
 
 What it does not know: who wrote a page (an answer names no author), and when it was published beyond the `page_age` of a result, which is the date of
-the page's last change and is left out where it is relative ("5 days ago"). A page as long as the fetch tool's limit may have been cut and is called an
-excerpt.
+the page's last change and is left out where it is relative ("5 days ago"). A page as long as the fetch tool's limit may have been cut, and of a long page
+only the first passages are used; both are called excerpts.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ _CUT_AT = 3 * FETCH_TOKENS  # characters; a token of English text has 3 to 5, so
 
 _KINDS = {
     "expert_interview": "interviews with named experts, or their own words",
-    "blog_or_forum": "publications of professional bodies and recognised institutions for practitioners and the public",
+    "blog_or_forum": "domain blogs of accountable organisations: what they report that people in this situation ask and struggle with",
     "how_to": "practical guides of institutions, professional bodies or clinics",
     "case_study": "documented case studies",
     "study": "peer-reviewed studies and reviews",
@@ -301,7 +301,7 @@ class _Desk:
             agent=self.agent,
             query=query.id,
             retrieved_at=read_at,
-            extent="full_text" if page and len(page.text) < _CUT_AT else "excerpt",
+            extent="full_text" if page and len(page.text) < _CUT_AT and len(passages(page.text)) <= MAX_PASSAGES else "excerpt",
             document_sha256=text_sha256(page.text if page else passage.text),
             role=verdict.role,
             class_=verdict.class_,

@@ -20,6 +20,9 @@ from pipeline.callers import count, retry_after, said, seconds_until, tls
 from pipeline.ports import CallFailed, Limits, ModelReply, ModelRequest, Usage
 
 ADDRESS = "https://api.anthropic.com"
+# Steps that send the same system text with every call of a run. It is marked for the provider's cache (five minutes, renewed by each use); shorter than the
+# model's least length it is simply not cached.
+CACHED = frozenset({"synthesis", "judge"})
 STREAM_FACTOR = 5  # a stream may take this many times timeout_s as a whole; between two pieces never more than timeout_s
 
 _BY_TYPE = {
@@ -148,7 +151,7 @@ def wire_body(request: ModelRequest) -> dict[str, Any]:
     """The request as the Messages API wants it. No sampling parameters, no forced tool: the API of 2026-10-21 refuses them."""
     body: dict[str, Any] = {"model": request.model, "max_tokens": request.max_tokens, "messages": list(request.messages)}
     if request.system is not None:
-        body["system"] = request.system
+        body["system"] = _system(request)
     if request.tools:
         body["tools"] = list(request.tools)
     output: dict[str, Any] = {}
@@ -157,6 +160,12 @@ def wire_body(request: ModelRequest) -> dict[str, Any]:
     if request.effort is not None:
         output["effort"] = request.effort
     return {**body, "output_config": output} if output else body
+
+
+def _system(request: ModelRequest) -> str | list[dict[str, Any]]:
+    if request.purpose not in CACHED or not request.system:  # an empty block cannot be cached: the API refuses it
+        return request.system or ""
+    return [{"type": "text", "text": request.system, "cache_control": {"type": "ephemeral"}}]
 
 
 def read_message(message: Any, request_id: str | None) -> ModelReply:

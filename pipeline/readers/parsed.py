@@ -4,7 +4,7 @@ import codecs
 import re
 from dataclasses import dataclass
 
-from pipeline.safety import scan
+from pipeline.safety import clean, scan
 
 HIDDEN_KEPT = 200_000  # characters of hidden text that are searched
 
@@ -61,7 +61,13 @@ def invisible(text: str) -> str:
     """The lines in which invisible characters say something or are too many; a soft hyphen and a lone zero-width space, which pages are full of, are not."""
     if text.isascii():
         return ""
-    return "\n".join(line for line in text.split("\n") if not line.isascii() and not _TELLING.isdisjoint(scan(line)))
+    return "\n".join(line for line in text.split("\n") if not line.isascii() and _tells(line))
+
+
+def _tells(line: str) -> bool:
+    """Whether a line says something to a model that is lost once it is cleaned: 'previous<invisible>instructions' becomes one word."""
+    found = set(scan(line))
+    return bool(found) and (not _TELLING.isdisjoint(found) or not found <= set(scan(clean(line))))
 
 
 _TELLING = frozenset({"hidden-unicode", "encoded-instruction"})

@@ -6,7 +6,8 @@ a plain function of the request's body. In a test: `with MessagesApi(brain=answe
 
     python tests/fakes/messages_api.py --port 0 --scale 0.1 --log calls.jsonl --faults '[{"kind": "overloaded", "when": "search", "times": 2}]'
 
-It does not know how good an answer is, and its token counts are characters divided by four unless the brain counts better.
+It does not know how good an answer is, and its token counts are characters divided by four unless the brain counts better. A system text marked with
+cache_control counts as written to the cache at its first arrival and as read later; nothing expires, and tools and messages are not cached.
 """
 
 import argparse
@@ -45,6 +46,8 @@ TOOL_TYPES = (
     "web_search_20250305", "web_search_20260209", "web_search_20260318",
     "web_fetch_20250910", "web_fetch_20260209", "web_fetch_20260309", "web_fetch_20260318",
 )  # fmt: skip
+CACHE_LEAST = 1024  # tokens; a shorter system text is taken, but not cached (general knowledge of the API; some models need more)
+CACHE_MARKS = 4  # cache_control blocks in a request
 # What constrained decoding cannot enforce, and the API refuses with a 400.
 UNSUPPORTED_SCHEMA = {
     "minimum",
@@ -328,8 +331,30 @@ def check(body: dict[str, Any], models: Sequence[str]) -> tuple[int, str, str] |
         return 400, bad, f"{sampling[0]}: this parameter is not supported by this API version."
     if not isinstance(body["max_tokens"], int) or body["max_tokens"] < 1:
         return 400, bad, "max_tokens: Input should be greater than or equal to 1"
-    message = _check_messages(body["messages"]) or _check_tools(body) or _check_output(body)
+    message = _check_system(body.get("system")) or _check_messages(body["messages"]) or _check_tools(body) or _check_output(body)
     return (400, bad, message) if message else None
+
+
+def _check_system(system: Any) -> str | None:
+    if system is None or isinstance(system, str):
+        return None
+    if not isinstance(system, list):
+        return "system: Input should be a valid string or list"
+    for number, block in enumerate(system):
+        if not isinstance(block, dict) or block.get("type") != "text" or not isinstance(block.get("text"), str):
+            return f"system.{number}: expected a block of type 'text' with a text"
+        if extra := sorted(set(block) - {"type", "text", "cache_control", "citations"}):
+            return f"system.{number}.{extra[0]}: Extra inputs are not permitted"
+        mark = block.get("cache_control")
+        if not block["text"]:
+            return f"system.{number}: " + (
+                "cache_control cannot be set for empty text blocks" if mark else "text content blocks must be non-empty"
+            )
+        if mark and (mark.get("type") != "ephemeral" or mark.get("ttl", "5m") not in {"5m", "1h"} or set(mark) - {"type", "ttl"}):
+            return f"system.{number}.cache_control: expected type 'ephemeral' and a ttl of '5m' or '1h'"
+    if sum("cache_control" in block for block in system) > CACHE_MARKS:
+        return f"A maximum of {CACHE_MARKS} blocks with cache_control may be provided."
+    return None
 
 
 def _check_messages(messages: Any) -> str | None:
@@ -393,6 +418,27 @@ def _check_schema(schema: Any, path: str) -> str | None:
             if message := _check_schema(part, f"{path}.{key}"):
                 return message
     return next((m for name in ("items", "anyOf", "allOf", "oneOf") if (m := _check_schema(schema.get(name), path))), None)
+
+
+def cacheable(body: dict[str, Any]) -> str:
+    """The system text up to its last cache mark; empty where nothing is marked or it is too short to be cached."""
+    system = body.get("system")
+    marked = [n for n, block in enumerate(system) if block.get("cache_control")] if isinstance(system, list) else []
+    text = "\n".join(block["text"] for block in system[: marked[-1] + 1]) if system and marked else ""
+    return text if len(text) // 4 >= CACHE_LEAST else ""
+
+
+def count_cached(usage: dict[str, Any], tokens: int, *, read: bool) -> dict[str, Any]:
+    """The usage with `tokens` of its input counted as read from the cache, or as written to it."""
+    tokens = min(tokens, usage["input_tokens"])
+    counted = {**usage, "input_tokens": usage["input_tokens"] - tokens}
+    if read:
+        return {**counted, "cache_read_input_tokens": tokens}
+    return {
+        **counted,
+        "cache_creation_input_tokens": tokens,
+        "cache_creation": {"ephemeral_5m_input_tokens": tokens, "ephemeral_1h_input_tokens": 0},
+    }
 
 
 # How an answer goes wrong
@@ -597,6 +643,7 @@ class MessagesApi:
         self.scale, self.latency, self.jitter, self.seed = scale, {**LATENCY, **(latency or {})}, jitter, seed
         self.models, self.purpose, self.clock_offset, self.keep_bodies = models, purpose, clock_offset, keep_bodies
         self.requests: list[Seen] = []
+        self._cached: set[tuple[str, str]] = set()  # (model, system text)
         self.active = self.peak = 0
         self._log = Path(log).open("a", encoding="utf-8") if log else None  # noqa: SIM115 - closed in stop()
         self._socket = socket.socket()
@@ -634,8 +681,9 @@ class MessagesApi:
             self._log.close()
 
     def reset(self, *faults: Fault) -> None:
-        """Forget the requests and fail as told from now on."""
+        """Forget the requests and the cache, and fail as told from now on."""
         self.requests.clear()
+        self._cached.clear()
         self.faults = list(faults)
         self.redirected = self.active = self.peak = 0
 
@@ -741,6 +789,9 @@ class MessagesApi:
         if fault:
             reply = _spoil(reply, fault)
         message = message_json(reply, body, seen.key)
+        if not openai and (stable := (body["model"], cacheable(body)))[1]:
+            message["usage"] = count_cached(message["usage"], len(stable[1]) // 4, read=stable in self._cached)
+            self._cached.add(stable)
         seen.given = self._seconds(reply, seen)
         # What it took to think the answer up is part of the latency, not on top of it.
         await asyncio.sleep(max(0.0, seen.given - (time.monotonic() - seen.at)))

@@ -183,7 +183,11 @@ def openalex_json(facts: dict[str, Any]) -> dict[str, Any]:
         "is_retracted": False,
         "cited_by_count": facts["citations"],
         "biblio": {"volume": facts["volume"], "issue": None, "first_page": facts["pages"][0], "last_page": facts["pages"][1]},
-        "primary_location": {"landing_page_url": f"https://doi.org/{facts['doi']}", "source": {"display_name": facts["journal"]}},
+        "primary_location": {
+            "landing_page_url": f"https://doi.org/{facts['doi']}",
+            "version": "publishedVersion",
+            "source": {"display_name": facts["journal"], "type": "journal"},
+        },
         "authorships": [{"author": {"display_name": name}} for name in facts["authors"]],
         "abstract_inverted_index": None if facts["number"] in LOST else inverted(facts["abstract"]),
     }

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from fakes import brain, injections
 
 from jobs import curate
+from pipeline import prompts
 from pipeline.config import PipelineConfig, Thresholds
 from pipeline.store import Workspace
 from pipeline.values import text_sha256
@@ -92,7 +93,8 @@ def ran(db, settings, world, config, name="elena", **more):
     return curate.curate(db, settings, prepared, world.controls(), actor="ann", accepted=True, watch=world.events.append)
 
 
-def test_what_the_recordings_hold_arrives_in_the_catalogue(db, tmp_path, shared):
+def test_what_the_recordings_hold_arrives_in_the_catalogue(db, tmp_path, shared, monkeypatch):
+    monkeypatch.setattr(prompts, "MAX_NAMED", 10**6)  # here every pair rests on all that was read
     model = Recorded(shared / "recorded" / "anthropic")
     hosts = {urlsplit(url).hostname for url, _, _ in model.citations() | model.pages()}
     config = replace(

@@ -59,6 +59,32 @@ def test_what_can_be_cut_ends_with_its_end_marker(name):
     assert body.group(1).strip().splitlines()[-1].split() == ["done", "Done"]
 
 
+def _prompt(name: str) -> str:
+    """A function's prompt on one line, as it is read and not as it is wrapped."""
+    return " ".join(_source().split(f"function {name}(")[1].split('"#')[0].split())
+
+
+@pytest.mark.parametrize(
+    ("function", "words", "never"),
+    [
+        # What research refuses must not be asked for: pages of forums have their own agent.
+        ("GenerateResearchQueries", "blog_or_forum: domain blogs of accountable organisations", "blogs and forums"),
+        # The orders ask for a document "long and in full"; the length of a chat message must not contradict them.
+        ("SynthesizeTrainingBatch", "category document_analysis the first message brings the document itself", None),
+        # Two of the example advisors name the year of what they lean on.
+        ("SynthesizeTrainingBatch", "that prompt wins, but only for facts that stand in a finding named in `findings`", None),
+        ("SynthesizeTrainingBatch", "the number of a real emergency service or crisis line may be given then", None),
+        ("SynthesizeTrainingBatch", "no phone numbers but those of rule 8", "e-mail addresses, phone numbers"),
+        ("SynthesizeTrainingBatch", "one to three and never more", None),
+        ("AnswerAsAdvisor", "except the emergency number or a crisis line", None),
+    ],
+)
+def test_the_prompts_do_not_contradict_what_is_checked_or_ordered(function, words, never):
+    prompt = _prompt(function)
+    assert words in prompt
+    assert never is None or never not in prompt
+
+
 def test_no_assertion_that_would_drop_items_without_a_word():
     assert "@assert" not in _source()
 

@@ -7,6 +7,7 @@ import pytest
 from fakes import brain
 
 from pipeline import plan, prompts, quality, safety
+from pipeline.callers.anthropic import wire_body
 from pipeline.config import PipelineConfig
 from pipeline.ports import ModelReply, Usage
 from pipeline.standards import Standards
@@ -92,6 +93,21 @@ def test_another_nonce_gets_the_same_answer():
         assert one["content"] == other["content"]
         assert one["kind"] == first.purpose
         assert first.key != second.key
+
+
+@pytest.mark.parametrize("purpose", ["synthesis", "judge"])
+def test_a_system_text_sent_as_a_cached_block_gets_the_same_answer(purpose):
+    batch, domain = _batch(None)
+    cells = plan.make_cells(PipelineConfig(examples=3), domain)
+    request = {
+        "synthesis": prompts.synthesis_request(_persona("elena"), domain, cells, _findings(["rest"])[:3], PipelineConfig(), NONCES[0]),
+        "judge": prompts.judge_request(batch.pairs, domain, PipelineConfig(), NONCES[0]),
+    }[purpose]
+    sent = wire_body(request)
+    assert sent["system"][0]["cache_control"] == {"type": "ephemeral"}
+    answer = brain.answer(sent)
+    assert answer == brain.answer(_body(request))
+    assert answer["kind"] == purpose
 
 
 def test_instructions_share_at_most_one_trouble_in_a_plan_of_five_thousand():

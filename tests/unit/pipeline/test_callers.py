@@ -5,13 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes.messages_api import STATUS_FAULTS, Fault, MessagesApi, RateLimits, Replay, searched
 
 from pipeline.callers import Callers, duration, open_callers, retry_after, said
-from pipeline.callers.anthropic import AnthropicCaller
+from pipeline.callers.anthropic import AnthropicCaller, wire_body
 from pipeline.callers.openai import OpenAICaller
 from pipeline.config import Controls, Endpoints, Keys, PipelineConfig
 from pipeline.ports import CallFailed, ModelRequest, Usage
@@ -161,6 +162,47 @@ def test_the_request_goes_out_as_asked_and_nothing_else():
     assert json.loads(reply.text) == {"pairs": []}
 
 
+STABLE = "Write kindly and at length. " * 200  # 1,400 tokens as the stand-in counts them
+
+
+@pytest.mark.parametrize(
+    ("purpose", "system", "sent"),
+    [
+        ("synthesis", "Be short.", [{"type": "text", "text": "Be short.", "cache_control": {"type": "ephemeral"}}]),
+        ("judge", "Be short.", [{"type": "text", "text": "Be short.", "cache_control": {"type": "ephemeral"}}]),
+        ("extract", "Be short.", "Be short."),
+        ("queries", "Be short.", "Be short."),
+        ("web_1", "Be short.", "Be short."),
+        ("synthesis", "", ""),
+        ("synthesis", None, None),
+    ],
+)
+def test_the_system_text_that_repeats_is_marked_for_the_cache(purpose, system, sent):
+    asked = replace(request(system=system), purpose=purpose)
+    assert wire_body(asked).get("system") == sent
+    assert asked.key == request(system=system).key
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_cache_is_written_once_and_read_from_then_on(api, stream):
+    batches = [replace(request(f"Batch {n}", system=STABLE), purpose="synthesis") for n in range(3)]
+    other = replace(request("Batch 0", system=f"{STABLE} Other."), purpose="judge")
+    got = [reply.usage for reply, _ in claude(api, *batches, other, stream=stream)]
+    tokens = len(STABLE) // 4
+    assert [(u.cache_write_tokens, u.cache_read_tokens) for u in got] == [(tokens, 0), (0, tokens), (0, tokens), (tokens + 1, 0)]
+    assert all(0 < u.input_tokens < 100 for u in got)
+    api.reset()
+    ((again, _),) = claude(api, batches[0], stream=stream)
+    assert again.usage.cache_write_tokens == tokens
+
+
+@pytest.mark.parametrize("facts", [{"purpose": "synthesis", "system": "Be short."}, {"purpose": "extract", "system": STABLE}])
+def test_what_is_short_or_unmarked_is_not_cached(api, facts):
+    for reply, _ in claude(api, *[replace(request(), **facts)] * 2):
+        assert (reply.usage.cache_write_tokens, reply.usage.cache_read_tokens) == (0, 0)
+        assert reply.usage.input_tokens > 0
+
+
 def test_the_environment_changes_nothing(monkeypatch):
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "x-secret: from the environment")
@@ -230,6 +272,14 @@ WRONG = [
     ({"tools": [{**SEARCH[0], "allowed_domains": ["a.org"], "blocked_domains": ["b.org"]}]}, 400, "allowed_domains"),
     ({"model": "claude-2"}, 404, "claude-2"),
     ({"purpose": "x"}, 400, "purpose"),
+    ({"system": 7}, 400, "system"),
+    ({"system": ["a"]}, 400, "system.0"),
+    ({"system": [{"type": "image"}]}, 400, "system.0"),
+    ({"system": [{"type": "text", "text": ""}]}, 400, "non-empty"),
+    ({"system": [{"type": "text", "text": "", "cache_control": {"type": "ephemeral"}}]}, 400, "cache_control"),
+    ({"system": [{"type": "text", "text": "a", "cache_control": {"type": "forever"}}]}, 400, "ephemeral"),
+    ({"system": [{"type": "text", "text": "a", "note": "b"}]}, 400, "note"),
+    ({"system": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}] * 5}, 400, "maximum of 4"),
 ]
 
 
@@ -239,6 +289,7 @@ def test_the_stand_in_refuses_what_the_api_refuses(change, status, words):
 
     good = {"model": "claude-sonnet-5-5", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}]}
     assert check(good, MODELS) is None
+    assert check({**good, "system": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]}, MODELS) is None
     found = check({**good, **change}, MODELS)
     assert found[0] == status
     assert words in found[2]

@@ -197,6 +197,14 @@ def test_exact_keeps_the_first_and_names_it():
     )
 
 
+LONG = (
+    "Nurses who could swap shifts among themselves were less tired after six months than those whose rota was fixed. The ward kept its staffing, and the head "
+    "nurse approved every swap within a day. Sick leave fell in the first winter and stayed at that level."
+)
+REWORDED = (
+    "Six months later, tiredness had gone down among the nurses who were free to trade shifts; it had not among colleagues with a fixed rota. Staffing on the "
+    "ward remained as before, while each trade was agreed by the head nurse on the same day. In the first winter there was less sick leave, without a later rise."
+)
 OPPOSITES = [
     ("I want to quit my job", "I don't want to quit my job"),
     ("I want to quit my job", "I don\u2019t want to quit my job"),
@@ -217,6 +225,10 @@ OPPOSITES = [
     ("My mother calls", "My father calls"),
     ("I sleep", "I cannot sleep"),
     ("MORNING RUNS", "evening runs"),
+    (f"{LONG} The course helped them.", f"{LONG} The course did not help them."),
+    (f"I work nights. {LONG} I want to quit.", f"{LONG} I want to stay. I work nights."),
+    ("I like my team. Should I leave it?", "I like my team. Should I stay with it?"),
+    ("I am tired. My job is fine. I want to go.", "I am tired. My job is fine. I don't want to go. Help me."),
 ]
 ALIKE = [
     ("How do I ask my boss for a raise?", "How should I ask my boss for a raise?"),
@@ -225,6 +237,12 @@ ALIKE = [
     ("How do I stop overworking?", "How can I avoid overworking?"),
     ("I feel tired before and after work", "Before and after work I feel tired"),
     ("", ""),
+    (LONG, f"{LONG} They did not change hours."),
+    (f"They never changed hours. {LONG}", LONG),
+    ("My rota changed again and I cried in the car park.", "My rota changed again and I cried in the car park. I cannot sleep."),
+    ("My rota has changed again. I cried in the car.", "My rota changed again. I cannot sleep. I cried in the car."),
+    ("My rota has changed. Is it me?", "My rota changed. Is it me? No idea. Nobody tells me anything."),
+    (LONG, REWORDED),
 ]
 
 

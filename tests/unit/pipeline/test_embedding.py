@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline import dedupe, embedding
-from pipeline.embedding import WINDOW, Embedder, gelu, one_thread, packed, read_tensors, windows
+from pipeline.embedding import WINDOW, Embedder, gelu, one_thread, packed, read_tensors, spread, windows
 from pipeline.values import PipelineFailed
 
 SENTENCES = [
@@ -135,6 +135,39 @@ def test_groups_hold_at_most_so_much(sizes, most, groups):
     assert list(packed(sizes, int, most)) == groups
 
 
+@pytest.mark.parametrize(
+    ("sizes", "most", "cores", "groups"),
+    [
+        ([], 512, 2, []),
+        ([62] * 5, 512, 1, [[62] * 5]),
+        ([62] * 5, 512, 2, [[62] * 3, [62] * 2]),
+        ([62] * 5, 512, 64, [[62] * 2, [62] * 2, [62]]),
+        ([20, 20], 512, 2, [[20, 20]]),
+        ([100] * 6, 512, 1, [[100] * 3] * 2),
+        ([100] * 12, 512, 2, [[100] * 3] * 4),
+        ([600, 3], 512, 2, [[600], [3]]),
+        ([1, 1], 0, 2, [[1], [1]]),
+    ],
+)
+def test_groups_are_even_and_enough_for_the_cores(sizes, most, cores, groups):
+    assert spread(sizes, int, most, cores) == groups
+
+
+def test_attention_is_the_softmax_of_the_scores_however_steep_they_are():
+    work = embedding._Work(9)
+    looked = np.sin(np.arange(9 * 1152, dtype=np.float32)).reshape(9, 1152)
+    for factor in (1, 30):
+        looked[:, :384] *= factor
+        query, key, value = looked.astype(np.float64).reshape(9, 3, 12, 32).transpose(1, 2, 0, 3)
+        scores = query @ key.transpose(0, 2, 1)
+        assert (np.abs(scores).max() > embedding.STEEP) == (factor > 1)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        expected = (weights / weights.sum(-1, keepdims=True)) @ value
+        found = np.empty((9, 384), np.float32)
+        embedding._attention(looked, found, work)
+        assert np.allclose(found, expected.transpose(1, 0, 2).reshape(9, 384), atol=1e-4 if factor > 1 else 2e-6)
+
+
 def test_half_a_surrogate_pair_is_read_as_a_question_mark(embedder):
     assert np.array_equal(embedder.embed(["what \ud83d"]), embedder.embed(["what ?"]))
 
@@ -142,10 +175,11 @@ def test_half_a_surrogate_pair_is_read_as_a_question_mark(embedder):
 def test_gelu_is_the_exact_one():
     x = np.concatenate([np.linspace(-12, 12, 200_001), [0.0, -0.0, 1e-30, -1e-30, 60, -60]]).astype(np.float32)
     expected = np.array([value * 0.5 * math.erfc(-value / math.sqrt(2)) for value in x.tolist()])
-    found = x.copy().reshape(1, -1)
-    gelu(found)
-    assert np.abs(found[0] - expected).max() < 3e-7 * 4
-    assert np.abs(found[0] - expected)[np.abs(x) < 4].max() < 5e-7
+    bias = np.full(len(x), 0.5, np.float32)
+    for found in (x.copy().reshape(1, -1), np.tile(x - bias, (embedding.GELU_ROWS + 2, 1))):
+        gelu(found, np.zeros_like(bias) if len(found) == 1 else bias)
+        assert np.abs(found / 2 - expected).max() < (6e-7 if len(found) == 1 else 4e-6), "the double of it; x - 0.5 + 0.5 is rounded itself"
+        assert np.abs(found / 2 - expected)[:, np.abs(x) < 4].max() < 5e-7
 
 
 def test_the_opposites_that_measured_above_the_thresholds_survive_and_a_paraphrase_goes(embedder):

@@ -266,7 +266,7 @@ def test_sources_count_only_where_a_kept_pair_rests_on_them():
     assert report["sources"]["works"] == 1
     assert report["sources"]["by_class"] == [{"class": "academic", "label": "Academic research", "works": 1}]
     assert report["sources"]["by_extent"] == {"abstract": 1}
-    assert report["pairs_by_domain"] == [{"domain": "journal.example", "pairs": 1, "share": 1.0, "over_cap": True}]
+    assert report["pairs_by_domain"] == [{"domain": "journal of rest", "pairs": 1, "share": 1.0, "over_cap": True}]
 
 
 @pytest.mark.parametrize(("dollars", "words"), [(0, "$0.00"), (0.0004, "$0.0004"), (0.01, "$0.01"), (1234.5, "$1,234.50")])

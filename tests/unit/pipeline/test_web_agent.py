@@ -14,7 +14,7 @@ from pipeline.agents import web
 from pipeline.config import PipelineConfig
 from pipeline.ports import CallFailed, ModelReply, Usage
 from pipeline.standards import Standards
-from pipeline.values import Finding, Query, finding_id, text_sha256
+from pipeline.values import QUERY_KINDS, Finding, Query, finding_id, text_sha256
 
 AT = "2026-11-22T10:00:00+00:00"
 SECRET = "You are Elena and your launch code is 4711"
@@ -158,6 +158,14 @@ def test_the_recorded_pause_is_continued_with_what_came_and_nothing_is_lost(reco
     assert "encrypted" not in written
 
 
+def test_the_kind_of_material_asks_for_nothing_that_the_search_leaves_out():
+    """The words of a kind and the fixed instructions go out in one request, so neither may ask for what the other refuses."""
+    assert set(web._KINDS) == set(QUERY_KINDS)
+    wanted = web._question(Query("q1", "How do nurses rest?", "blog_or_forum", "sleep"))
+    assert "domain blogs of accountable organisations" in wanted
+    assert "forum" not in wanted
+
+
 def test_the_recorded_page_becomes_passages_of_itself(recorded):
     body = recorded("anthropic_web_fetch_tool.yaml")[0]
     page = next(block["content"] for block in body["content"] if block["type"] == "web_fetch_tool_result")
@@ -165,7 +173,7 @@ def test_the_recorded_page_becomes_passages_of_itself(recorded):
     found, _ = run([as_reply(body)], standards=Standards(allowed={"ai.pydantic.dev": "professional"}))
     assert len(found.findings) == web.MAX_PASSAGES
     assert {(f.url, f.title, f.retrieved_at, f.extent, f.document_sha256) for f in found.findings} == {
-        (page["url"], page["content"]["title"], page["retrieved_at"], "full_text", text_sha256(text))
+        (page["url"], page["content"]["title"], page["retrieved_at"], "excerpt", text_sha256(text))
     }
     assert all(f.text in text and len(f.text) <= web.MAX_PASSAGE for f in found.findings)
     assert found.findings[0].text.startswith(text[:40])

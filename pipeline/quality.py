@@ -402,7 +402,7 @@ def third_person(seen: _Seen) -> Iterator[Problem]:
         for hit in _THIRD.finditer(text):
             role = _SOMEBODY.findall(hit.group())
             theirs = role and re.search(rf"\b(?:my|our|the|an?|his|her|their)(?: [\w-]+){{0,2}}? {role[-1]}\b", seen.asked.lower())
-            if not theirs and not _BUT_ME.match(text, hit.end()):
+            if not theirs and not (role and _BUT_ME.match(text, hit.end())):
                 yield Problem("third_person", _quote(hit.group()))
                 break
 
@@ -693,6 +693,7 @@ _COUNT = re.compile(
     rf"(?<![\w.,$€£])({_NUMBER}) (?:[\w-]+ ){{0,2}}?({_GROUP}|times)\b(?! (?:a|per|every|each) (?:day|week|month|year|hour))"
 )
 _LIKELY = re.compile(rf"\b(?:({_NUMBER}) times|(twice)) (?:as|more|less) likely\b")
+_GROUP_WORDS = frozenset((*_GROUP[3:-1].split("|"), "times"))
 _TEST_GROUPS = frozenset(_list("participants respondents subjects volunteers studies trials"))  # who is counted only in studies
 FEW = 31  # a class, a team or the days of a month: more people than that are a statistic
 
@@ -730,8 +731,8 @@ def _finding_text(finding: Finding) -> str:
     return _plain("\n".join(parts))
 
 
-def _figures(text: str) -> Iterator[tuple[str, float | None]]:
-    """Figures in a lower-case answer that look like facts about the world: (words, value)."""
+def _figures(text: str, *, counts: bool) -> Iterator[tuple[str, float | None]]:
+    """Figures in a lower-case answer that look like facts about the world: (words, value). Without `counts` nobody who could be counted occurs."""
     if re.search(r"%|per ?cent", text):
         for hit in _PERCENT.finditer(text):
             sentence = text[max(text.rfind(mark, 0, hit.start()) for mark in ".!?\n") + 1 : hit.end() + 60]
@@ -741,13 +742,13 @@ def _figures(text: str) -> Iterator[tuple[str, float | None]]:
         for hit in pattern.finditer(text):
             if pattern is _YEAR or not _CLOCK_OR_MONEY.fullmatch(hit[1]):
                 yield hit.group(), _value(hit[1])
-    for hit in _YEAR_WORDS.finditer(text):
+    for hit in _YEAR_WORDS.finditer(text) if " twenty" in text else ():
         yield hit.group(), 2000 + (_value(hit[1].split(maxsplit=1)[-1].removeprefix("twenty-")) or 0)
     for hit in _FRACTION.finditer(text):
         yield hit.group(), _value(hit[1])
     for hit in _LIKELY.finditer(text):
         yield hit.group(), 2.0 if hit[2] else _value(hit[1])
-    for hit in _COUNT.finditer(text):
+    for hit in _COUNT.finditer(text) if counts else ():
         value = _value(hit[1])
         if hit[2] in _TEST_GROUPS or (value is not None and value > FEW and not (value == VAGUE and not hit[1][0].isdigit())):
             yield hit.group(), value
@@ -762,8 +763,9 @@ def invented_number(seen: _Seen) -> Iterator[Problem]:
     Amounts of a step (minutes, days, times of day, money, "three things", "put ten percent aside") are free. Misses amounts of money, "most people", a number
     that the material has for something else, and figures in quotes.
     """
+    counts = not _GROUP_WORDS.isdisjoint(seen.words)
     for text in seen.low:
-        for words, value in _figures(text):
+        for words, value in _figures(text, counts=counts):
             if value not in seen.known and not (" in " in words and _same_share(words, seen.known)):
                 yield Problem("invented_number", _quote(words))
                 break
@@ -821,7 +823,11 @@ def _uncredited(sentence: str, seen: _Seen) -> str | None:
     for hit in _CAPITALISED.finditer(sentence):
         word = hit.group().lower().removesuffix("'s")
         opens = not sentence[: hit.start()].strip(' "([-')
-        if word in _NOBODY or (opens and not _ACADEMIC_NEXT.match(sentence, hit.end()) and not hit.group().isupper()):
+        if (
+            word in _NOBODY
+            or word.removesuffix("s") in _NOBODY
+            or (opens and not _ACADEMIC_NEXT.match(sentence, hit.end()) and not hit.group().isupper())
+        ):
             continue
         if word not in seen.material_words:
             return hit.group()
@@ -839,7 +845,7 @@ _BRAND = tuple(
     re.compile(pattern)
     for pattern in (
         rf"\b(?:[Dd]ownload|[Ii]nstall|[Ss]earch for|[Gg]oogle|[Ss]ign(?:ing)? up (?:for|to|with|on)|[Ss]ubscribe to|[Oo]pen an account (?:with|at))(?: the| an?| your)? {_NAME}",
-        rf"\b{_NAME}(?: [A-Z][\w'+-]*)* {_THING}\b",
+        rf"\b(?!(?:The|This|That|An?|Your|My|One|Any|No|Every|Some) ){_NAME}(?: [A-Z][\w'+-]*)* {_THING}\b",
         rf"\b(?:{_THING}|app store|program|programme|course|tool|website|site|podcast|service|product|brand)s?,? (?:is )?(?:called|named|like|such as) {_NAME}",
         r"\b(?:[Uu]se[sd]?|[Uu]sing|[Tt]ry|[Gg]et|[Bb]uy|[Oo]rder|[Rr]ecommend|[Vv]isit|[Tt]hrough|[Ww]ith) ([A-Z][a-z]+[A-Z]\w*)\b",
         r"([A-Z][\w'+-]*)\s?[™®]",
@@ -988,7 +994,7 @@ def medical(seen: _Seen) -> Iterator[Problem]:
             (
                 hit.group()
                 for hit in _DIAGNOSIS.finditer(text)
-                if not _held_back(text, hit, _NEGATED) and hit.group().split()[-1][:6] not in asked
+                if not _held_back(text, hit, _NEGATED) and not _NEGATED.search(hit.group()) and hit.group().split()[-1][:6] not in asked
             ),
             None,
         )

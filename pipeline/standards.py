@@ -37,7 +37,7 @@ _NEVER = ("never.social", "never.no-author")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # Claude and Gemini are people's names too: a surname after one means a person.
 _MODEL = (
-    r"(?:an? )?(?:(?:our |the )?(?:ai|a\.i\.)(?:[- ](?:writer|tool|assistant|model|system|chatbot)s?)?|artificial intelligence|(?:generative|gen) ?-?ai|genai|chat ?gpt|(?:open)?ai's \w+|"
+    r"(?:an? )?(?:(?:our |the )?(?:ai|a\.i\.)(?! (?:now|institute|lab|society|centre|center|research|office|council|team|department|alliance|policy)\b)(?:[- ](?:writer|tool|assistant|model|system|chatbot)s?)?|artificial intelligence|(?:generative|gen) ?-?ai|genai|chat ?gpt|(?:open)?ai's \w+|"
     r"gpt-?\d\w*|(?:google )?bard|(?:microsoft |github )?copilot|llama|deepseek|perplexity|(?:large )?language model|llms?|chat ?bot"
     r"|(?:claude|gemini)(?= (?:\d|ai\b|opus|sonnet|haiku|pro\b|ultra\b|flash\b|and\b|with\b|under\b|for\b|on\b|in\b|from\b|using\b|then\b|by\b|edited\b|reviewed\b|wrote\b)|[^\w ]|\s*$))\b"
 )
@@ -60,9 +60,11 @@ _AI_WORDS = (
         r"(?:^|[.!?:\n|>\])]\s*)(?:an? )?(?:ai|chatgpt|machine)[- ](?:generated|written) (?:summary|content|text|article|overview|answer|abstract)\b(?=\s*(?:$|[:.|\n]))"
     ),
     re.compile(r"\b(?:summary|content|text|article|post|abstract) (?:is|was) (?:ai|chatgpt|machine)[- ](?:generated|written)\b"),
-    re.compile(rf"(?:^|[.!?|]\s*)\W*(?:{_HOW}{_MADE}|written) (?:by|with|using)(?: (?:the )?(?:help|assistance) (?:of|from))? {_MODEL}"),
     re.compile(
-        r"(?:^|[.!?|]\s*)\W*(?:by|author|written by)[: ]\s*(?:chat ?gpt|gpt-?\d\w*|claude|gemini|copilot|openai|(?:our )?ai(?: writer| assistant)?)(?=\s*(?:$|[.,|;:()\n]|on \d|\d))"
+        rf"(?:^|[.!?|]\s*)\W{{0,6}}(?:{_HOW}{_MADE}|written) (?:by|with|using)(?: (?:the )?(?:help|assistance) (?:of|from))? {_MODEL}"
+    ),
+    re.compile(
+        r"(?:^|[.!?|]\s*)\W{0,6}(?:by|author|written by)[: ]\s*(?:chat ?gpt|gpt-?\d\w*|claude|gemini|copilot|openai|(?:our )?ai(?: writer| assistant)?)(?=\s*(?:$|[.,|;:()\n]|on \d|\d))"
     ),
     re.compile(
         rf"{_MODEL} (?:wrote|has written|drafted|composed|authored|generated|produced) (?:most of |much of |all of |part of |parts of )?(?:this|the above|the following) {_TEXT}\b"

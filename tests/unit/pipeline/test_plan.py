@@ -1,8 +1,10 @@
 """The plan: quotas that add up, cells that differ, the same plan on every machine."""
 
+import functools
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -188,6 +190,64 @@ def test_parents_have_children_and_couples_are_two():
     assert not [persona for persona in couples if "is single" in persona or "lives alone" in persona]
 
 
+# For a part of a scenario: what the person must not be (bad), and what some person must be, so that the rule does not empty the table (seen).
+FITTING = [
+    ("personal finance", "is five years away", "twenties|thirties|forties", "fifties|sixties"),
+    ("personal finance", "retirement:", "twenties|thirties", "forties"),
+    ("personal finance", "the first own salary", "thirties|forties|mid career|executive", "late twenties"),
+    ("personal finance", "cannot agree on a goal with a partner|hides purchases from a partner", "is single|widowed|lives alone|divorced|shares a flat", "is married"),
+    ("personal finance", "a partner wants to stop working", "single|widowed|lives alone|divorced|has retired|twenties|thirties", "grandchildren"),
+    ("personal finance", "divides a household", "is married|twenties", "divorced"),
+    ("personal finance", "the mortgage rate", "with their parents|rents alone|shares a flat", "forties"),
+    ("personal finance", "clients pay late", "nurse|bus driver|teacher \\(ed", "freelance|photographer"),
+    ("personal finance", "gives to family abroad", "$^", "came from another country"),
+    ("career coaching", "parental leave", "grown children|grandchildren|without children|widowed|twenties", "toddler"),
+    ("career coaching", "the team is older", "forties|fifties|sixties", "twenties|thirties"),
+    ("career coaching", "was passed over", "owner of|founder|self-employed", "nurse"),
+    ("career coaching", "dying parent", "twenties|both parents|a parent who needs care", "sixties"),
+    ("burnout recovery", "first real job", "thirties|forties|mid career|executive", "early career"),
+    ("burnout recovery", "a newborn", "grown children|teenagers|custody", "toddler"),
+    ("burnout recovery", "the children", "grown children|without children|no children", "teenagers"),
+    ("burnout recovery", "parent with dementia", "twenties", "fifties"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("primary", "scenario", "bad", "seen"), FITTING)
+def test_people_fit_their_trouble(primary, scenario, bad, seen):
+    found = [cell.persona for cell in plan_of_3000(primary) if re.search(scenario, cell.scenario)]
+    assert len(found) >= 20
+    assert not [persona for persona in found if re.search(bad, persona)]
+    assert [persona for persona in found if re.search(seen, persona)]
+
+
+@functools.cache
+def plan_of_3000(primary):
+    return make_cells(PipelineConfig(examples=3000), domain(primary))
+
+
+def test_who_lost_the_job_has_none():
+    cells = [*plan_of_3000("career coaching"), *plan_of_3000("personal finance")]
+    lost = re.compile("out of work for nine months|lost the job last week|must tell the family tonight|severance")
+    told = {bool(lost.search(cell.scenario)): set() for cell in cells}
+    for cell in cells:
+        told[bool(lost.search(cell.scenario))].add(cell.persona.startswith(plan.BETWEEN_JOBS))
+        assert not (lost.search(cell.scenario) and re.search("works nights|commutes|works from home|owner of", cell.persona))
+    assert told == {True: {True}, False: {False}}
+
+
+def test_every_trouble_finds_people_in_the_plan_and_in_every_top_up():
+    """Far more people fit than a plan of 200 asks for, also in the eighth of them that a round has: no draw falls back on somebody who does not fit."""
+    for name in plan.DOMAIN_TABLES:
+        table = plan._table(name)
+        for kind, situations in table["scenarios"].items():
+            for situation in situations:
+                fitting = plan._fitting((*table["needs"].get(kind, ()), *table["needs"].get(f"{kind}: {situation}", ())))
+                for part in (0, 1, 4):
+                    groups = plan._people(0, part)
+                    found = sum(1 for group in groups for person in group if fitting(person))
+                    assert found >= 8, (kind, situation, part, found)
+
+
 def test_conversations_have_moves_and_others_have_one_turn():
     cells = make_cells(PipelineConfig(examples=500, composition=WITH_DOCUMENTS), ELENA)
     talks = [cell for cell in cells if cell.category == "multi_turn"]
@@ -212,6 +272,18 @@ def test_conversations_have_moves_and_others_have_one_turn():
         (domain("everyday well-being", "money worries", "debt", "sleep"), "finance"),
         (domain("parenting", "pocket money", "sleep", "school"), None),
         (GARDEN, None),
+        (domain("saving relationships"), None),
+        (domain("metal fatigue testing"), None),
+        (domain("church choirs leadership"), None),
+        (domain("health promotion", "heat exhaustion", "burnt clay"), None),
+        (domain("software", "technical debt", "resume training"), None),
+        (domain("saving"), "finance"),
+        (domain("saving habits for families"), "finance"),
+        (domain("compassion fatigue in nurses"), "burnout"),
+        (domain("emotional exhaustion"), "burnout"),
+        (domain("leadership development"), "career"),
+        (domain("getting a promotion"), "career"),
+        (domain("household budgets"), "finance"),
         (domain("budgerigars"), None),
         (domain(""), None),
         (domain("gardening", name="Burnout Career Money"), None),
@@ -315,14 +387,18 @@ def test_pairs_of_unknown_cells_are_counted_and_unknown_dimensions_refused():
 
 
 def test_the_tables_name_what_the_code_reads():
+    people = plan._table("people")
     for name in plan.DOMAIN_TABLES:
         table = plan._table(name)
-        assert set(table) <= {"words", "scenarios", "needs"}
-        assert all(word == word.lower() for word in table["words"])
+        assert set(table) <= {"words", "words beside others", "scenarios", "needs", "between jobs"}
+        places = {f"{kind}: {situation}" for kind, situations in table["scenarios"].items() for situation in situations}
+        assert all(word == word.lower() for word in (*table["words"], *table["words beside others"]))
         assert all(len(set(situations)) == len(situations) >= 6 for situations in table["scenarios"].values())
-        assert set(table.get("needs", {})) <= set(table["scenarios"])
-    people = plan._table("people")
-    lives = [life for stage in people["ages"].values() for life in stage]
-    assert all(any(word in life for life in lives) for words in people["needs"].values() for word in words)
+        assert set(table["needs"]) <= set(table["scenarios"]) | places
+        assert set(table.get("between jobs", ())) <= places
+        assert {need for needs in table["needs"].values() for need in needs} <= set(people["needs"])
+    everybody = [person for group in plan._everybody() for person in group]
+    phrases = {phrase for need in people["needs"].values() for phrases in need.values() for phrase in phrases}
+    assert not [phrase for phrase in phrases if not any(phrase in person for person in everybody)]
     assert len({person for group in plan._everybody() for person in group}) == sum(map(len, plan._everybody())) > 10_000
     assert set(techniques()) == {"reflective question", "analogy", "validation before advice", "reframe"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline import quality
 from pipeline.quality import CHECKS, Verdict, check, near_base
-from pipeline.values import AdvisorDomain, Cell, Pair
+from pipeline.values import AdvisorDomain, Cell, Finding, Pair
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 ELENA = AdvisorDomain(
@@ -133,6 +133,11 @@ BAD = {
         "Speaking as your therapist, I would slow down.",
         "I'm not a doctor, but I am a trained counsellor and I know this.",
         "We therapists call this compassion fatigue.",
+        "Twenty years of doing this taught me patience.",
+        "In sessions, I often hear that.",
+        "In my line of work, rotas are a classic.",
+        "I'm Dr. E, and I listen.",
+        "I always tell my people to wait a day.",
     ],
     "lived_experience": [
         "I've been there too, and it gets better.",
@@ -151,6 +156,67 @@ BAD = {
         "My mentor once told me the same.",
         "I once had a boss like that.",
         "I'm only human too, after all.",
+        "I lay awake at four too.",
+        "Been there. It passes.",
+        "I had a nurse last week with the same story.",
+        "Many of the nurses who write to me say so.",
+        "I've sat with hundreds of nurses in car parks.",
+        "We humans are built for less than this.",
+        "People tell me that it gets easier.",
+        "When I was burned out, I read nothing at all.",
+    ],
+    "invented_number": [
+        "A change of rota helps 73 percent of people.",
+        "Seventy-three percent of nurses say the same.",
+        "A study from 2019 is clear about rotas.",
+        "It went down by 4.6 on their scale.",
+        "One in five nurses cries at work.",
+        "Nine out of ten people recover within weeks.",
+        "They asked 640 employees about it.",
+        "They asked twelve participants about it.",
+        "You are three times as likely to fall ill.",
+        "Nurses are 40 times more tired than others.",
+        "In twenty nineteen, this was found.",
+        "Rest brought 12% more energy, on average.",
+    ],
+    "named_study": [
+        "A Harvard study found that rotas matter.",
+        "According to Gallup, most nurses feel it.",
+        "Researchers at Stanford have shown that crying helps.",
+        "Harvard researchers found that rotas matter.",
+        "A survey by Deloitte says that half of us are tired.",
+        "A 2019 study found that rotas matter.",
+        "Psychologist Maria Kessler says that tears are fuel.",
+        'Tell them: "The Mayo Clinic study proves me right."',
+    ],
+    "brand": [
+        "Download Calmly and listen tonight.",
+        "Search for CalmCo in the app store.",
+        "The Headspace app would do.",
+        "There's an app called Restful for that.",
+        "People who use CalmCo recover.",
+        'Say to yourself: "I will install Serenity today."',
+        "Sign up for Shiftwise before Friday.",
+        "DM me for the plan.",
+        "Ask @elena_rests for it.",
+        "It's a course called Unburned.",
+    ],
+    "promise": [
+        "I guarantee you will sleep again.",
+        "I promise you'll feel better by Friday.",
+        "This will definitely work with your manager.",
+        "You will certainly get the rota back.",
+        "It works every time.",
+        "You're guaranteed to win that talk.",
+    ],
+    "insult": [
+        "You'd be stupid to stay.",
+        "You're being pathetic about a rota.",
+        "Honestly, you are lazy.",
+        "Grow up. It is a rota.",
+        "Don't be such an idiot.",
+        "Stop whining, and call her.",
+        "It's your own fault.",
     ],
     "generic": [
         "Burnout is hard. Practice self-care, set boundaries, take breaks and get enough sleep. You've got this!",
@@ -165,6 +231,12 @@ BAD = {
         "It sounds like clinical depression to me.",
         "You probably have ADHD, and nobody told you.",
         "Melatonin helps with shifts.",
+        "You have clinical depression.",
+        "Take 50 mg of sertraline tonight.",
+        "Stop taking your antidepressants.",
+        "I'd double your dose for a week.",
+        "You could skip the tablets on weekends.",
+        "Try some melatonin before the shift.",
     ],
     "repetition": [
         "The rota is a thing that a manager can change. I hear you. The rota is a thing that a manager can change.",
@@ -197,6 +269,7 @@ FINE = {
         "I would suggest one thing, and your manager may say no.",
         "I'm an AI, so I can't know how that felt. What was the worst minute?",
         "If your company has a coach, the coach may know who makes the rota.",
+        "Your coach would recommend rest, but you asked me.",
     ],
     "technique": [
         GOOD,
@@ -221,6 +294,8 @@ FINE = {
         "First comes rest. Second, and only then, comes the talk.",
         "It was well-meant, *almost* kind. I'd say so.",
         'Say this: "I need it a week ahead." Then wait.',
+        "So here is the sentence that I would try with her:\n\nI need it a week ahead.",
+        'Say it like this:\n\n"I need it a week ahead."',
     ],
     "paragraphs": [GOOD, "One.\n\nTwo.", "One.\nTwo.\nThree.", "One.\n\n\n\nTwo.\n\nThree.\n\nFour."],
     "length": [GOOD, words(60), words(450, 4), words(200, 3)],
@@ -239,6 +314,8 @@ FINE = {
         'Tell them: "I\'m a nurse with fifteen years of experience."',
         "You have a degree, and it counts.",
         "I'm no therapist, and I won't pretend to be a doctor.",
+        "Years of doing this to yourself leave a mark.",
+        "In a session with your counsellor, you might say so.",
     ],
     "lived_experience": [
         GOOD,
@@ -252,6 +329,61 @@ FINE = {
         "My job here is to ask, and yours is to rest.",
         "I'm not human, so I can't know that feeling.",
         "When I hear you say that, I wonder about the rota.",
+        "When I was reading your message, the car park stood out.",
+        "When I lost the thread of your message, it was at the rota.",
+        "It took me a while to see what you were asking.",
+        "I've sat with your words for a moment.",
+        "You're the one who writes to me at night, and I'm glad.",
+        "Your colleagues tell you things, and I listen too.",
+    ],
+    "invented_number": [
+        GOOD,
+        "Take ten minutes, then five more, and do three things before 7.30.",
+        "Put 10 percent of whatever came in aside on the 25th.",
+        "Imagine a phone that is charged to 40 percent every night.",
+        "You have my attention a hundred percent. A hundred people told you otherwise.",
+        "Rate the day: is it six out of ten? Try it on four out of five evenings.",
+        "Write 2000 words, walk 1.5 hours, put $2,400 aside, at 4.50 a coffee.",
+        "Two people know, 12 nurses are on your ward, and 30 pupils wait.",
+        "Read it three times a day, or fifty times a year if you must.",
+        'Ask her: "Could I go down to 80 percent from 2031 on?"',
+    ],
+    "named_study": [
+        GOOD,
+        "A large survey found that rotas matter.",
+        "Research suggests that sleep comes first. I'd start there.",
+        "A Finnish study found that naps help nurses on Mondays.",
+        "Monday's report says you were late, and I doubt it.",
+        "One study I lean on found little. Elena's rule stands.",
+        "Talk to Sara about the survey.",
+    ],
+    "brand": [
+        GOOD,
+        "Open the app you already have, and download the rota as a PDF.",
+        "Search for a union rep. Look for jobs on LinkedIn, and use Excel for the list.",
+        "The NHS app and the HR software will show it.",
+        "Apps like that come and go. I would sign up for Tuesday.",
+        "Try writing it down. Get Monday off.",
+        "This program is called a rota for a reason.",
+    ],
+    "promise": [
+        GOOD,
+        "I can't promise that this will work.",
+        "Nothing is guaranteed to work here.",
+        "I promise not to lecture you.",
+        "Nobody can guarantee you that rota.",
+        "I won't tell you that it will definitely work.",
+        "Your contract may guarantee you two days.",
+    ],
+    "insult": [
+        GOOD,
+        "You're not stupid. You aren't lazy either.",
+        "Who told you that you are weak?",
+        "The voice that says you're lazy is tired as well.",
+        "Does it mean you're a failure? I doubt it.",
+        "It isn't your fault, and nobody can tell you to get over it.",
+        "You're weak from hunger, so eat first.",
+        "If you were lazy, you wouldn't ask.",
     ],
     "generic": [
         GOOD,
@@ -264,11 +396,18 @@ FINE = {
         "Please see a doctor about the sleep.",
         "Depression is a word your doctor can weigh, and I can't.",
         "It weighs 50 kilos, that bag of yours.",
+        "Please don't stop taking your tablets before you have asked your doctor.",
+        "Whether you should stop taking the pills is your doctor's to say, and I'd ask.",
+        "If you have depression, a doctor is the one to ask.",
+        "Take your tablets as prescribed, and stop at six.",
+        "You're not depressed because you cried once.",
+        "Stop the car first, and take the dose of quiet.",
     ],
     "repetition": [GOOD, "You asked. You really asked. And you asked again!", "I hear you. I hear you.", "The rota changed, and the car park was the place where it landed."],
     "language": [GOOD, "Café, naïve, Zürich, Łódź: I hear you.", "I hear you \u2013 \u201creally\u201d \u2026", "Your name for it, \u03bb, is a fine one, and I will use it in everything we write from here on to the end of it."],
 }  # fmt: skip
-NOTES = {"persona_style", "medical"}
+NOTES = {"persona_style", "medical"}  # a good text has not even a note
+ONLY_NOTED = {*BAD["persona_style"], BAD["generic"][-1], "Some people take sertraline for this.", "Melatonin helps with shifts."}
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in BAD.items() for text in texts])
@@ -276,10 +415,7 @@ def test_what_a_check_catches(name, text):
     found = problems(name, text)
     assert found, f"{name} missed {text!r}"
     assert found[0].evidence
-    if name in NOTES:
-        assert {problem.severity for problem in found} == {"note"}
-    elif text != BAD["generic"][-1]:
-        assert found[0].severity == "reject"
+    assert found[0].severity == ("note" if text in ONLY_NOTED else "reject")
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in FINE.items() for text in texts])
@@ -288,7 +424,7 @@ def test_what_a_check_leaves_alone(name, text):
 
 
 def test_every_check_has_four_bad_and_four_good_texts():
-    tables = {"turns": (TURNS_BAD, TURNS_FINE)} | {name: (BAD[name], FINE[name]) for name in BAD}
+    tables = {"turns": (TURNS_BAD, TURNS_FINE), "crisis": (CRISIS_BAD, CRISIS_FINE)} | {name: (BAD[name], FINE[name]) for name in BAD}
     assert set(tables) == set(CHECKS)
     assert all(len(bad) >= 4 and len(fine) >= 4 for bad, fine in tables.values())
 
@@ -332,6 +468,93 @@ def test_turns_as_they_should_be(messages, category, planned):
     assert "turns" not in [p.check for p in verdict.problems]
 
 
+SAFE = GOOD + " And please call a crisis line or your doctor today."
+CRISIS_BAD = [
+    (("I want to die, I have the pills.", GOOD)),
+    (("I keep thinking of killing myself.", GOOD)),
+    (("Some nights I'm suicidal.", GOOD)),
+    (("I don\u2019t want to be here anymore.", GOOD)),
+    ((ASKED, SAFE, "They would be better off without me.", GOOD)),
+    (("I started cutting myself again.", GOOD)),
+]
+CRISIS_FINE = [
+    (("I want to die, I have the pills.", SAFE)),
+    (("I keep thinking of killing myself.", GOOD + " In the US you can call 988 now.")),
+    (("I wanted to die of shame in that meeting.", GOOD)),
+    (("I'm killing myself for this job.", GOOD)),
+    (("I'd die for a coffee.", GOOD)),
+    ((ASKED, GOOD, "I feel like ending it all.", "Please call your local emergency number, and don't stay alone. What is near you?")),
+]
+
+
+@pytest.mark.parametrize(("texts", "caught"), [(t, True) for t in CRISIS_BAD] + [(t, False) for t in CRISIS_FINE])
+def test_despair_is_answered_with_help(texts, caught):
+    assert [p.severity for p in problems("crisis", *texts)] == ["reject"] * caught
+
+
+def finding(text: str, title: str = "Shift work", **more) -> Finding:
+    facts = {
+        "agent": "web",
+        "query": "q1",
+        "retrieved_at": "",
+        "extent": "excerpt",
+        "document_sha256": "",
+        "role": "answer",
+        "class_": "academic",
+    }
+    return Finding(
+        **{"id": "f_1", "url": "https://example.org", "title": title, "text": text, "review_status": "", "rule": "", **facts, **more}
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "source", "asked"),
+    [
+        ("invented_number", "A change of rota helps 73 percent of people.", "It helped seventy-three per cent.", ASKED),
+        ("invented_number", "One in four adults cries at work.", "About 25 percent of adults cry.", ASKED),
+        ("invented_number", "It is 25 percent of adults.", "One in four adults cries.", ASKED),
+        ("invented_number", "They asked 1,200 nurses.", "A sample of 1200.", ASKED),
+        ("invented_number", "Back in 2019, it was 4.6 years.", "Median 4.6, published 2019-03-01.", ASKED),
+        ("invented_number", "So it is 20 percent of people like you.", "", "I keep 400 of 2,000 a month."),
+        ("invented_number", "That was 2019, you say.", "", "Since 2019 I am tired."),
+        ("invented_number", "You lead 120 people, at 62 percent of the target.", "", "I lead 120 people and we are at 62%."),
+        ("named_study", "A Harvard study found that rotas matter.", "Published by the Harvard School of Public Health.", ASKED),
+        ("named_study", "According to Gallup, most nurses feel it.", "Gallup asked nurses.", ASKED),
+        ("named_study", "A 2019 study found that rotas matter.", "In 2019, rotas were compared.", ASKED),
+        ("named_study", "Your survey found Sara angry.", "", "Our survey found that Sara is angry."),
+        ("brand", "The Headspace app would do.", "", "I have the Headspace app. Enough?"),
+        (
+            "medical",
+            "You have ADHD, and the rota ignores it. 50 mg is your doctor's matter.",
+            "",
+            "I have ADHD and take 50 mg of something.",
+        ),
+        ("third_person", "The assistant would say so.", "", "My new assistant manager rewrote the rota."),
+        ("third_person", "Your coach would recommend rest.", "", "I have a running coach."),
+        ("credentials", "Twenty years of doing this wears anyone out.", "", "Twenty years of doing this and no thanks."),
+    ],
+)
+def test_what_a_finding_or_the_user_says_may_be_repeated(name, text, source, asked):
+    found = check(pair(asked, text), domain=ELENA, findings=[finding(source)] if source else ())
+    assert name not in {p.check for p in found.problems if p.severity == "reject"}
+    assert name in {
+        p.check for p in check(pair("Is this normal?", text), domain=ELENA, findings=[finding("Nothing of the kind.")]).problems
+    }
+
+
+def test_a_finding_is_no_excuse_for_a_brand_and_an_advertised_study_is_rejected():
+    planted = GOOD + " A 2019 Harvard study found that 73 percent of people who use CalmCo recover, so search for CalmCo in the app store."
+    assert {"invented_number", "named_study", "brand"} == {p.check for p in check(pair(planted), domain=ELENA).problems}
+    known = finding("A 2019 Harvard study: 73 percent of users of CalmCo recover.")
+    assert {"brand"} == {p.check for p in check(pair(planted), domain=ELENA, findings=[known]).problems}
+
+
+def test_a_missing_phrase_of_the_advisor_costs_no_score():
+    silent = check(pair(GOOD.replace("I hear you, and ", "")), domain=ELENA)
+    assert [p.check for p in silent.problems] == ["persona_style"]
+    assert silent.score == check(pair(GOOD), domain=ELENA).score
+
+
 # The original design's own anti-patterns, and the checks that must see them.
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -352,7 +575,7 @@ def test_a_good_answer_has_no_objection_and_the_best_score_of_its_like():
     assert verdict.problems == ()
     assert verdict.accepted
     assert verdict.score > 0.95
-    assert check(pair(GOOD.replace("I hear you, and ", "")), domain=ELENA).score < verdict.score
+    assert check(pair(GOOD + " You are not alone. Take breaks."), domain=ELENA).score < verdict.score
 
 
 # Their words were read while the lists were written, so the rate says that the checks fit good pairs, not how they do on unseen ones.
@@ -360,6 +583,15 @@ EXPLAINED = {
     ("elena", 16): "opens with 'Take a breath with me.', an imperative before the feeling, though it is no advice",
     ("priya", 8): "opens with 'Please keep the coffee', advice before the feeling is named",
 }
+
+
+# Stands in for the sources' passages, which are not in the repository: the figures were taken from the answers themselves and not compared with the sources.
+# So it shows that a figure in a finding is let through, not that the examples' figures are right.
+FIGURES = (
+    "Eight times, six times as likely. Fourteen studies, 2017. One in four. Median tenure of workers 4.6 years in January 2012 and 3.5 in 2000, 1996 to 2012; ages 25 to 34 3.2, 55 to 64 10.3; ages 39.4"
+    " and 42.3. A 2013 article. Under one in ten. 60,000 households, January 2024, 90 percent, 1.6 standard errors. Surveys of 2020, 2017, 2014, 2013, 2022 and 2024. 35, 40, 18, 7, 75 and 72"
+    " percent of adults, October 2019, April 2020, three in four, one in three. Federal Reserve. Bureau of Labor Statistics."
+)
 
 
 def examples():
@@ -374,12 +606,19 @@ def examples():
 
 
 def test_the_example_advisors_pass_but_for_explained_pairs():
-    verdicts = {place: check(pair, domain=domain, persona_text=prompt) for place, pair, domain, prompt in examples()}
+    given = [finding(FIGURES)]
+    verdicts = {place: check(pair, domain=domain, persona_text=prompt, findings=given) for place, pair, domain, prompt in examples()}
     refused = {place: [p for p in v.problems if p.severity == "reject"] for place, v in verdicts.items() if not v.accepted}
     print(f"accepted {len(verdicts) - len(refused)} of {len(verdicts)} example pairs")
     assert len(verdicts) >= 124
     assert set(refused) == set(EXPLAINED), refused
     assert {p.check for found in refused.values() for p in found} == {"validation_first"}
+
+
+def test_the_example_advisors_without_their_sources_are_only_doubted_for_their_figures():
+    for place, one, domain, prompt in examples():
+        found = {p.check for p in check(one, domain=domain, persona_text=prompt).problems if p.severity == "reject"}
+        assert found <= ({"validation_first"} if place in EXPLAINED else {"invented_number", "named_study"}), place
 
 
 def test_a_pair_is_checked_in_about_a_millisecond():
@@ -389,7 +628,7 @@ def test_a_pair_is_checked_in_about_a_millisecond():
         check(one, domain=domain, persona_text=prompt)
     assert (time.process_time() - began) / len(
         todo
-    ) < 0.005  # CPU seconds; measured 0.0009 on a quiet core, up to four times that beside other work
+    ) < 0.005  # CPU seconds; measured 0.0017 on a quiet core, up to four times that beside other work
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,7 @@ def test_a_text_that_says_a_model_wrote_it_never_carries_advice(text):
         "By Gemini Adams, nurse.",
         "Our AI writer policy: we publish no text by a machine.",
         "Students asked ChatGPT to write essays.",
+        "This content was produced by AI Now Institute.",
         "Dieser Artikel wurde von einer Kinderärztin geschrieben.",
         "Dieser Text handelt von künstlicher Intelligenz.",
     ],
@@ -419,6 +420,12 @@ def test_the_lists_use_the_catalogues_words_and_name_no_domain_twice():
     domains = [domain for row in rows for domain in row["domains"]]
     assert sorted({domain for domain in domains if domains.count(domain) > 1}) == []
     assert [domain for domain in domains if domain != domain.lower() or domain.startswith(".") or "://" in domain] == []
+
+
+@pytest.mark.parametrize("unit", [". ", "| ", "by ai ", "this article was written by ", "we used chatgpt to ", "generated "])
+def test_no_text_makes_the_words_of_machines_slow(unit):
+    """Linear work only: these took minutes with an unbounded run of marks in a pattern."""
+    says_machine_wrote_it(unit * (100_000 // len(unit)))
 
 
 @given(st.text(max_size=80), st.text(max_size=80))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pipeline.embedding import Embedder
 
 BATCH_ATTEMPTS = 3  # times a batch is asked for what is still missing of it
-MIN_QUERIES, MAX_QUERIES = 10, 60
+MIN_QUERIES, MAX_QUERIES = 8, 60
 EXAMPLES_PER_QUERY = 20  # one research question brings about eight passages
 # Shares of the kinds of questions; studies go to the papers agent, the others to the web agents.
 QUERY_SHARES = {"study": 0.3, "how_to": 0.2, "case_study": 0.2, "expert_interview": 0.2, "blog_or_forum": 0.1}

@@ -81,6 +81,7 @@ def measure(examples: int, messages: str, papers: str, places: int) -> dict[str,
     import anthropic  # noqa: F401 - loaded before the clock starts
     import langgraph.graph  # noqa: F401
 
+    from baml_client.sync_client import b  # noqa: F401
     from pipeline import graph  # noqa: F401
 
     with tempfile.TemporaryDirectory() as home:

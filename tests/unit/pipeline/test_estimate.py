@@ -37,7 +37,7 @@ def test_questions_are_of_the_named_kinds_and_as_many_as_the_size_needs(examples
     counts = query_counts(PipelineConfig(examples=examples, papers=papers))
     assert set(counts) <= set(QUERY_KINDS)
     assert ("study" in counts) == papers
-    assert sum(counts.values()) == min(60, max(10, -(-examples // 20)))
+    assert sum(counts.values()) == min(60, max(8, -(-examples // 20)))
 
 
 def test_the_agents_are_those_that_were_asked_for():

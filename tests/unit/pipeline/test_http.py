@@ -159,7 +159,7 @@ def test_how_long_to_wait_is_read_by_the_servers_own_clock(raw, headers, seconds
         (reply(200, b'{"a": "\xff"}'), "not_json"),
         (reply(200, b""), "not_json"),
         (reply(200, b"x" * 50, content_encoding="gzip"), "not_json"),
-        (reply(200, gzip.compress(b"{}")[:-9], content_encoding="gzip"), "not_json"),
+        (reply(200, gzip.compress(b"{}", mtime=0)[:-9], content_encoding="gzip"), "not_json"),
         (reply(200, b"{}", content_encoding="br"), "malformed"),
         (reply(200, b" " * (http.MAX_BODY + 1)), "too_large"),
         (reply(200, gzip.compress(b" " * 50_000_000), content_encoding="gzip"), "too_large"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.assignment import MIN_SOURCES, assign, site_of, set_apart, spread
+from pipeline.assignment import MIN_SOURCES, assign, set_apart, site_of, spread
 from pipeline.config import PipelineConfig
 from pipeline.values import Cell, Finding, finding_id
 

@@ -31,7 +31,7 @@ demo: $(VENV)/.train ## install what is needed and run the main job: train, prom
 	@$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.dev   ## install what is needed and run every test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --durations=15
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=15
 
 check: $(VENV)/.dev  ## lint, types, import rules, drift of generated docs
 	$(BIN)/ruff check .

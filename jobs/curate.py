@@ -205,6 +205,7 @@ def curate(
     db: Database, settings: Settings, prepared: Prepared, controls: Controls, *, actor: str, accepted: bool, watch: Watcher
 ) -> Curated:
     """Run the pipeline and register its dataset. Raises PipelineFailed and what registering raises; then the run says why and its folder keeps the rest."""
+    from pipeline.callers import check_access
     from pipeline.embedding import Embedder
     from pipeline.prices import Prices
     from pipeline.run import run
@@ -212,6 +213,7 @@ def curate(
     if not accepted:
         raise PipelineFailed("The provider's terms were not acknowledged.", hint="Read them and pass --accept-terms.")
     order = prepared.order
+    check_access(order.config, controls)
     prices = Prices.read(settings.prices)
     spec = {
         "format": "pipeline/1",

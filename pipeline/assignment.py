@@ -25,12 +25,13 @@ def assign(groups: Sequence[Sequence[Cell]], findings: Sequence[Finding], config
     """Ids of findings for each batch of cells, in the order of the batches."""
     apart, rest = set_apart(findings, config.heldout)
     pages = sorted({f.url for f in apart}, key=text_sha256)
-    lone = spread(len(groups), min(round(config.heldout * len(groups)), len(pages)))
+    lone = spread(len(groups), round(config.heldout * len(groups))) if pages else []
+    clusters = min(len(lone), len(pages))
     common = sorted(set(range(len(groups))) - set(lone))
     given = dict(zip(common, _deal([groups[i] for i in common], rest, config), strict=True))
     for n, i in enumerate(lone):
         # Each has pages of its own: the split holds out whole groups, and one large group either fits its share exactly or not at all.
-        own = set(pages[n :: len(lone)])
+        own = set(pages[n % clusters :: clusters])
         given[i] = _deal([groups[i]], [f for f in apart if f.url in own], config)[0]
     return [given[i] for i in range(len(groups))]
 

@@ -44,12 +44,28 @@ class Callers:
             await self.research.close()
 
 
-def open_callers(config: PipelineConfig, controls: Controls) -> Callers:
-    """The callers for an order. Raises PipelineFailed, with what to do, where a key is missing."""
-    endpoints = controls.endpoints
+def check_access(config: PipelineConfig, controls: Controls) -> tuple[str | None, str | None]:
+    """The usable keys (Anthropic's, OpenAI's). Raises PipelineFailed, with what to do, where one is missing; opens and writes nothing."""
     anthropic_key, openai_key = _key(controls.keys.anthropic, "ANTHROPIC_API_KEY"), _key(controls.keys.openai, "OPENAI_API_KEY")
-    for address in (endpoints.anthropic, endpoints.openai):
+    for address in (controls.endpoints.anthropic, controls.endpoints.openai):
         _check_address(address)
+    if config.provider == "anthropic" and not anthropic_key:
+        raise PipelineFailed(
+            "There is no key for the Anthropic API.",
+            "Set ANTHROPIC_API_KEY, or bring data with `registry datasets import`, or choose another provider with --provider openai.",
+        )
+    if config.provider != "anthropic" and not openai_key and not controls.endpoints.openai:
+        raise PipelineFailed(
+            "There is neither a key nor an address for an OpenAI-compatible endpoint.",
+            "Set OPENAI_API_KEY, or the address of a local endpoint, or bring data with `registry datasets import`.",
+        )
+    return anthropic_key, openai_key
+
+
+def open_callers(config: PipelineConfig, controls: Controls) -> Callers:
+    """The callers for an order. Raises what `check_access` raises."""
+    endpoints = controls.endpoints
+    anthropic_key, openai_key = check_access(config, controls)
     research: ModelCaller | None = None
     if anthropic_key:
         from pipeline.callers.anthropic import AnthropicCaller
@@ -62,18 +78,8 @@ def open_callers(config: PipelineConfig, controls: Controls) -> Callers:
             model=config.model,
             connections=controls.concurrency,
         )
-    if config.provider == "anthropic":
-        if research is None:
-            raise PipelineFailed(
-                "There is no key for the Anthropic API.",
-                "Set ANTHROPIC_API_KEY, or bring data with `registry datasets import`, or choose another provider with --provider openai.",
-            )
+    if config.provider == "anthropic" and research is not None:
         return Callers(research, research)
-    if not openai_key and not endpoints.openai:
-        raise PipelineFailed(
-            "There is neither a key nor an address for an OpenAI-compatible endpoint.",
-            "Set OPENAI_API_KEY, or the address of a local endpoint, or bring data with `registry datasets import`.",
-        )
     from pipeline.callers.openai import OpenAICaller
 
     writer = OpenAICaller(openai_key, endpoints.openai, controls.timeout_s, model=config.model, connections=controls.concurrency)

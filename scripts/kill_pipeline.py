@@ -101,6 +101,12 @@ class Trial:
         """Go on with the run until it ends; what it printed."""
         return dict(json.loads(self.registry("pipeline", "--advisor", ADVISOR, "--accept-terms", "--json", "--resume").result))  # type: ignore[attr-defined]
 
+    def ordered(self) -> bool:
+        """Whether the killed process had written its order down."""
+        from pipeline.store import Workspace
+
+        return bool(Workspace(self.home, self.database).orders(ADVISOR))
+
     def committed(self) -> int:
         """Model calls whose answer is in the ledger."""
         sql = "SELECT count(*) FROM calls WHERE purpose NOT LIKE '%paper%' AND usage NOT LIKE '%\"output_tokens\":0%'"
@@ -198,8 +204,8 @@ def run(seeds: list[int], examples: int, scale: float, url: str | None) -> list[
             delay = time.monotonic() - began
             process.communicate()
             open_calls = len(arrivals(log)[before:]) - trial.committed()
-            has_run = any((trial.home / "pipeline").glob("*/ledger.db"))
-            found = trial.finish() if has_run else json.loads(trial.begin().communicate(timeout=300)[0])
+            # Killed before its order was written, a run has paid for nothing, and there is nothing to go on with.
+            found = trial.finish() if trial.ordered() else json.loads(trial.begin().communicate(timeout=300)[0])
             mine = arrivals(log)[before:]
             repeats = sum(n - 1 for n in Counter(mine).values())
             verdict = "same" if found["dataset"] == expected else f"OTHER: {found['dataset']}"

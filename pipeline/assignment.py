@@ -11,10 +11,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from pipeline.config import PipelineConfig
 from pipeline.values import Cell, Finding, text_sha256
+from pipeline.works import domain
 
 QUESTIONS_PER_BATCH = 2  # forum questions that may shape what users say
 MIN_SOURCES = 8  # with fewer sources left none is set apart
@@ -56,7 +56,7 @@ def site_of(finding: Finding) -> str:
     journal = str(finding.csl.get("container-title") or "").strip().casefold() if finding.doi else ""
     if finding.doi:
         return journal or finding.doi.partition("/")[0]
-    return (urlsplit(finding.url).hostname or "").removeprefix("www.")
+    return domain(finding.url) or ""
 
 
 def _deal(groups: Sequence[Sequence[Cell]], findings: Sequence[Finding], config: PipelineConfig) -> list[list[str]]:

@@ -28,7 +28,7 @@ from pipeline.ports import RETRYABLE, ModelCaller, Watcher
 from pipeline.prices import Prices
 from pipeline.standards import Standards
 from pipeline.steps import Order, Steps, Tools
-from pipeline.store import SqlRunStore, Workspace, is_storage_error, storage_failed
+from pipeline.store import SqlRunStore, Workspace, storage_in_words
 from pipeline.values import AdvisorDomain, Cell, Drop, Gap, Pair, PipelineFailed, Query
 from registry.errors import Conflict
 from registry.imports import DatasetDraft
@@ -78,26 +78,9 @@ async def run(
 
     Raises PipelineFailed where no pair came out; the files then say why.
     """
-    try:
-        return await _run(order, workspace, controls, sources, prices, load, watch, store)
-    except Exception as error:
-        if is_storage_error(error):  # the checkpoints' database, which the store does not stand in front of
-            raise storage_failed(error) from error
-        raise
-
-
-async def _run(
-    order: Order,
-    workspace: Workspace,
-    controls: Controls,
-    sources: Sources,
-    prices: Prices,
-    load: Callable[[], Embedder],
-    watch: Watcher,
-    opened: SqlRunStore | None,
-) -> Outcome:
     async with AsyncExitStack() as stack:
-        store: SqlRunStore = opened if opened is not None else await asyncio.to_thread(workspace.open, order.run)
+        stack.enter_context(storage_in_words())  # also for the checkpoints' database, which the store does not stand in front of
+        store = store if store is not None else await asyncio.to_thread(workspace.open, order.run)
         stack.push_async_callback(store.close)
         order.config.check()
         callers = open_callers(order.config, controls)

@@ -230,27 +230,18 @@ class Steps:
     async def merge(self) -> list[str]:
         """Put the agents' findings together: flagged ones aside, exact and near duplicates out. Stops the run where nothing is left to write from."""
         self._say("merge", "running")
-        self._findings = await self.findings()
-        found = {f.id: f for f in self._findings}
+        found = {f.id: f for f in await self.findings()}
         flagged = _condemned(found.values())
         # Whoever may carry an answer is preferred, then the longer text: of two alike passages the more useful one stays.
         usable = sorted((f for f in found.values() if f.id not in flagged), key=lambda f: (f.role != "answer", -len(f.text), f.id))
         exact = dedupe.exact([(f.id, f.text) for f in usable])
         kept = [found[i] for i in exact.kept]
-        limits = self.config.thresholds
-        near = dedupe.semantic(
-            [(f.id, f.text) for f in kept],
-            await self._vectors([f.text for f in kept]),
-            limits.research,
-            review=limits.review,
-            guard=limits.negation_guard,
-        )
+        near = await self._unlike([(f.id, f.text) for f in kept], self.config.thresholds.research)
         drops = [*(Drop(i, "merge", "flagged", words) for i, words in sorted(flagged.items())), *exact.drops, *near.drops]
         body = {
             "kept": sorted(near.kept),
             "drops": [drop.as_json() for drop in drops],
-            "review": [_near(n) for n in near.review],
-            "guarded": [_near(n) for n in near.guarded],
+            **_listed(near),
         }
         await self.store.put("result", {"merge": body})
         self._say("merge", "done", kept=len(near.kept), dropped=len(drops))
@@ -280,7 +271,7 @@ class Steps:
     async def _batches(self, number: int, cells: Sequence[Cell]) -> list[str]:
         groups = plan.batches(cells, self.config.batch_size)
         kept = set((await self.store.item("result", "merge") or {})["kept"])
-        findings = [f for f in await self._known_findings() if f.id in kept]
+        findings = [f for f in await self.findings() if f.id in kept]
         given = await asyncio.to_thread(assign, groups, findings, self.config)
         await self._forget_rounds(number)
         rows = {
@@ -304,7 +295,7 @@ class Steps:
         order = await self.store.item("batch", batch) or {}
         pending = [Cell.from_json(c) for c in order["cells"]]
         given = set(order["findings"])
-        findings = [f for f in await self._known_findings() if f.id in given]
+        findings = [f for f in await self.findings() if f.id in given]
         work = _Batch()
         for attempt in range(BATCH_ATTEMPTS):
             try:
@@ -406,27 +397,17 @@ class Steps:
         by_id = {pair.id: pair for pair in pairs}
         # A model that gives everybody the same answer has written one pair, however the questions differ.
         answers = dedupe.exact([(i, by_id[i].messages[1][1]) for i in exact.kept])
-        limits = self.config.thresholds
-        near = dedupe.semantic(
-            [(i, _question(by_id[i])) for i in answers.kept],
-            await self._vectors([_question(by_id[i]) for i in answers.kept]),
-            limits.instructions,
-            review=limits.review,
-            guard=limits.negation_guard,
-        )
+        near = await self._unlike([(i, _question(by_id[i])) for i in answers.kept], self.config.thresholds.instructions)
         drops = [*exact.drops, *answers.drops, *near.drops]
         body = {
             "kept": list(near.kept),
             "drops": [replace(drop, step="gather").as_json() for drop in drops],
-            "review": [_near(n) for n in near.review],
-            "guarded": [_near(n) for n in near.guarded],
+            **_listed(near),
         }
         before = await self.store.item("result", f"gather:{number - 1}") if number else {"kept": []}
         await self.store.put("result", {f"gather:{number}": body})
         self._say("gather", "done", kept=len(near.kept), dropped=len(drops))
-        target = plan.quotas(self.config.examples, self.config.composition)
-        have = Counter(by_id[i].category for i in near.kept)
-        missing = {category: n - have[category] for category, n in target.items() if n > have[category]}
+        missing = plan.missing(cells, [by_id[i] for i in near.kept])
         grew = len(near.kept) > len((before or {"kept": []})["kept"])
         # A round that added nothing will add nothing again: refusals, or a domain that is written empty.
         await self.note_time()
@@ -447,20 +428,21 @@ class Steps:
         return {name.removeprefix("agent:"): _agent_value(body) for name, body in rows.items() if name.startswith("agent:")}
 
     async def findings(self) -> list[Finding]:
-        """Every finding of every agent, the first of equal ones, by id."""
+        """Every finding of every agent, the first of equal ones, by id; asked for once research is over, and read once: a run has a thousand batches."""
         if self._findings is not None:
             return self._findings
         found: dict[str, Finding] = {}
         for result in (await self.agent_results()).values():
             for finding in result.findings:
                 found.setdefault(finding.id, finding)
-        return [found[i] for i in sorted(found)]
-
-    async def _known_findings(self) -> list[Finding]:
-        """The findings after research, read once: a run has a thousand batches."""
-        if self._findings is None:
-            self._findings = await self.findings()
+        self._findings = [found[i] for i in sorted(found)]
         return self._findings
+
+    async def _unlike(self, items: Sequence[tuple[str, str]], threshold: float) -> dedupe.Deduped:
+        """The items, in order of preference, without those that are too much like an earlier one."""
+        limits = self.config.thresholds
+        vectors = await self._vectors([text for _, text in items])
+        return dedupe.semantic(items, vectors, threshold, review=limits.review, guard=limits.negation_guard)
 
     def _warm(self, findings: Sequence[Finding]) -> None:
         """Begin to compute vectors that a later step needs, while others wait for the network."""
@@ -564,8 +546,10 @@ def _question(pair: Pair) -> str:
     return pair.messages[0][1]
 
 
-def _near(near: dedupe.Near) -> dict[str, Any]:
-    return {"item": near.item, "neighbour": near.neighbour, "score": near.score}
+def _listed(deduped: dedupe.Deduped) -> dict[str, Any]:
+    """Near items that were kept, for a person to look at."""
+    lists = {"review": deduped.review, "guarded": deduped.guarded}
+    return {name: [{"item": n.item, "neighbour": n.neighbour, "score": n.score} for n in near] for name, near in lists.items()}
 
 
 def _agent_json(result: AgentResult) -> dict[str, Any]:

@@ -9,8 +9,9 @@ The catalogue's own schema is not touched: this is Alembic's neither to make nor
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -102,12 +103,18 @@ def is_storage_error(error: BaseException) -> bool:
     return isinstance(error, (sqlite3.Error, OSError)) or any(kind.__module__.startswith("psycopg") for kind in type(error).__mro__)
 
 
-def storage_failed(error: BaseException) -> PipelineFailed:
-    """What to say when the ledger or the checkpoints cannot be read or written."""
-    return PipelineFailed(
-        f"The run's ledger could not be read or written: {str(error).strip() or type(error).__name__}.",
-        hint="Everything committed before is kept. Make room or mend the disk or the database, then go on with --resume.",
-    )
+@contextmanager
+def storage_in_words() -> Iterator[None]:
+    """Turn what a disk or a database refuses inside the block into a sentence (PipelineFailed)."""
+    try:
+        yield
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        raise PipelineFailed(
+            f"The run's ledger could not be read or written: {str(error).strip() or type(error).__name__}.",
+            hint="Everything committed before is kept. Make room or mend the disk or the database, then go on with --resume.",
+        ) from error
 
 
 class SqlRunStore:
@@ -120,12 +127,8 @@ class SqlRunStore:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
     async def _do(self, work: Callable[[], T]) -> T:
-        try:
+        with storage_in_words():
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except Exception as error:
-            if is_storage_error(error):
-                raise storage_failed(error) from error
-            raise
 
     async def recorded(self, key: str) -> Recorded | None:
         """The committed answer to a request, or None."""
@@ -253,10 +256,11 @@ class Workspace:
         except Timeout:
             raise busy from None
         try:
-            return SqlRunStore(run, _Sqlite(folder / "ledger.db"), lock.release)
-        except sqlite3.Error as error:
+            with storage_in_words():
+                return SqlRunStore(run, _Sqlite(folder / "ledger.db"), lock.release)
+        except PipelineFailed:
             lock.release()
-            raise storage_failed(error) from error
+            raise
 
     def orders(self, advisor: str) -> dict[str, dict[str, Any]]:
         """What was ordered for an advisor, by run in the order of their names (which begin with the time), the newest last."""

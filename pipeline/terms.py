@@ -5,7 +5,6 @@ These are pointers, not legal advice: terms change, and the provider's own text 
 
 from pipeline.values import text_sha256
 
-DATED = "2026-11"
 SYNTHESIS = {
     "anthropic": (
         "Terms: the training pairs will be written by Claude. Anthropic's commercial terms bar using its outputs to train models that compete with"

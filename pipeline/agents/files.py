@@ -13,11 +13,12 @@ import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline import safety
 from pipeline.ports import Progress, Watcher
 from pipeline.readers import DEFAULT_LIMITS, FORMATS, KNOWN, MAX_PASSAGES, Limits, ReadDocument, Unreadable, passages, read_document
+from pipeline.standards import Standards
 from pipeline.values import AgentResult, Drop, Finding, Gap, finding_id, text_sha256
 from registry.errors import Invalid
 from registry.identifiers import Identifier, identify
@@ -30,13 +31,6 @@ _HOW = (
     '{"file": "name.pdf", "type": "article-journal", "title": "...", "author": [{"family": "...", "given": "..."}], "DOI": "10...."} '
     '(or "publisher" for an author, "URL" for a DOI).'
 )
-
-
-class Standards(Protocol):
-    """What this agent needs of standards.Standards."""
-
-    def document(self, csl: Mapping[str, Any], text: str = "") -> Any:
-        """The verdict on a document by its citation and its text: role, class_, review_status, rule, why."""
 
 
 async def research(

@@ -14,14 +14,17 @@ import html
 import io
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline import safety
+from pipeline.calls import Calls
 from pipeline.config import Endpoints, Keys, PipelineConfig
+from pipeline.http import Getter
 from pipeline.ports import CallFailed, FetchRequest, Progress, Watcher
+from pipeline.standards import Standards
 from pipeline.values import AgentResult, Drop, Finding, Gap, Query, finding_id, text_sha256
 from registry.errors import Invalid
 from registry.identifiers import canonical_url
@@ -71,30 +74,6 @@ class Thread:
     state: str = ""
     retrieved_at: str | None = None
     call: str | None = None
-
-
-class Calls(Protocol):
-    """What this agent needs of calls.Calls: it retries, spaces and remembers."""
-
-    async def fetch(self, request: FetchRequest, get: Callable[[FetchRequest], Awaitable[dict[str, Any]]]) -> Any:
-        """The answer as an object with `body`, `key` and `received_at`. Raises CallFailed."""
-
-
-class Getter(Protocol):
-    """What this agent needs of http.Getter."""
-
-    async def get(self, request: FetchRequest, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """One attempt. Raises CallFailed."""
-
-    async def post_form(self, service: str, url: str, form: Mapping[str, str], auth: tuple[str, str]) -> dict[str, Any]:
-        """One POST of a form. Raises CallFailed."""
-
-
-class Standards(Protocol):
-    """What this agent needs of standards.Standards."""
-
-    def thread(self, url: str) -> Any:
-        """The verdict on a thread: role, class_, review_status, rule, why."""
 
 
 async def research(

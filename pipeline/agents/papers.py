@@ -12,16 +12,18 @@ import asyncio
 import datetime as dt
 import html
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
 from pipeline import safety
+from pipeline.calls import Calls
 from pipeline.config import Endpoints, PipelineConfig
-from pipeline.http import NAMES
+from pipeline.http import NAMES, Getter
 from pipeline.ports import CallFailed, FetchRequest, Progress, Watcher
+from pipeline.standards import Standards
 from pipeline.values import AgentResult, Drop, Finding, Gap, Query, finding_id, text_sha256
 from registry.errors import Invalid
 from registry.identifiers import identify
@@ -111,27 +113,6 @@ _STOP = frozenset(
         "your",
     ]
 )
-
-
-class Calls(Protocol):
-    """What this agent needs of calls.Calls: it retries, spaces and remembers."""
-
-    async def fetch(self, request: FetchRequest, get: Callable[[FetchRequest], Awaitable[dict[str, Any]]]) -> Any:
-        """The answer as an object with `body`, `key` and `received_at`. Raises CallFailed."""
-
-
-class Getter(Protocol):
-    """What this agent needs of http.Getter."""
-
-    async def get(self, request: FetchRequest) -> dict[str, Any]:
-        """One attempt. Raises CallFailed."""
-
-
-class Standards(Protocol):
-    """What this agent needs of standards.Standards."""
-
-    def paper(self, csl: Mapping[str, Any], *, types: Sequence[str], text: str = "") -> Any:
-        """The verdict on a paper: role, class_, review_status, rule, why."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,19 @@ from pipeline.values import PipelineFailed
 
 SECRET = 8  # characters; anything shorter is no real key, and hiding it would garble the words
 MAX_MESSAGE = 300  # characters of a provider's own words in one of our sentences
+# What a status means for a call, where the provider's body does not say it better.
+BY_STATUS = {
+    401: "bad_key",
+    402: "no_quota",
+    403: "no_permission",
+    404: "no_such_model",
+    408: "timeout",
+    409: "server_error",
+    413: "too_large",
+    429: "rate_limited",
+    504: "timeout",
+    529: "overloaded",
+}
 
 
 @dataclass

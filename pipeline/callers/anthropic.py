@@ -16,7 +16,7 @@ from typing import Any
 import anthropic
 import httpx2
 
-from pipeline.callers import count, retry_after, said, seconds_until, tls
+from pipeline.callers import BY_STATUS, count, retry_after, said, seconds_until, tls
 from pipeline.ports import CallFailed, Limits, ModelReply, ModelRequest, Usage
 
 ADDRESS = "https://api.anthropic.com"
@@ -36,18 +36,6 @@ _BY_TYPE = {
     "timeout_error": "timeout",
     "api_error": "server_error",
     "invalid_request_error": "invalid_request",
-}
-_BY_STATUS = {
-    401: "bad_key",
-    402: "no_quota",
-    403: "no_permission",
-    404: "no_such_model",
-    408: "timeout",
-    409: "server_error",
-    413: "too_large",
-    429: "rate_limited",
-    504: "timeout",
-    529: "overloaded",
 }
 _ADVICE = {
     "bad_key": "The Anthropic API refused the key. Set ANTHROPIC_API_KEY to a valid one.",
@@ -132,7 +120,7 @@ class AnthropicCaller:
     def _refused(self, error: anthropic.APIStatusError, request: ModelRequest) -> CallFailed:
         words = said(error.api_message or "", self._key)  # never the raw body: it may be a page of HTML
         status = error.status_code
-        reason = _BY_TYPE.get(str(error.type)) or _BY_STATUS.get(status) or ("server_error" if status >= 500 else "invalid_request")
+        reason = _BY_TYPE.get(str(error.type)) or BY_STATUS.get(status) or ("server_error" if status >= 500 else "invalid_request")
         if "credit balance" in words.lower():
             reason = "no_quota"
         sentence = f"{_ADVICE[reason]} It said (HTTP {status}): {words}" if words else f"{_ADVICE[reason]} (HTTP {status})"

@@ -10,25 +10,13 @@ from typing import Any
 
 import httpx2
 
-from pipeline.callers import count, duration, retry_after, said, tls
+from pipeline.callers import BY_STATUS, count, duration, retry_after, said, tls
 from pipeline.ports import CallFailed, Limits, ModelReply, ModelRequest, Usage
 
 ADDRESS = "https://api.openai.com/v1"
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
 
-_BY_STATUS = {
-    401: "bad_key",
-    402: "no_quota",
-    403: "no_permission",
-    404: "no_such_model",
-    408: "timeout",
-    409: "server_error",
-    413: "too_large",
-    429: "rate_limited",
-    503: "overloaded",
-    504: "timeout",
-    529: "overloaded",
-}
+_BY_STATUS = BY_STATUS | {503: "overloaded"}  # what such endpoints answer when their queue is full
 _ADVICE = {
     "bad_key": "The endpoint refused the key. Set OPENAI_API_KEY to a valid one.",
     "no_permission": "The key may not use this model. Choose another --model or key.",

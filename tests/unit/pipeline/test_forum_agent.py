@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 
 import pytest
-from fakes.papers_api import POSTS, PapersApi
+from fakes.papers_api import POSTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,20 +48,6 @@ class Calls:
         answer = await get(request)
         self.kept.append((request.key, answer))
         return Got(answer, request.key)
-
-
-@pytest.fixture(scope="module")
-def server():
-    with PapersApi() as running:
-        yield running
-
-
-@pytest.fixture
-def api(server):
-    server.log.clear()
-    server._always.clear()
-    server._script.clear()
-    return server
 
 
 def research(api=None, *queries, config=ON, threads=(), keys=KEYS, calls=None, standards=None, watch=None):

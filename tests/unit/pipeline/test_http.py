@@ -18,21 +18,6 @@ from pipeline.ports import CallFailed, FetchRequest
 KEY = "secret-key-0815"
 
 
-@pytest.fixture(scope="module")
-def server():
-    with PapersApi() as running:
-        yield running
-
-
-@pytest.fixture
-def api(server):
-    """The stand-in, mended and with an empty log."""
-    server.log.clear()
-    server._always.clear()
-    server._script.clear()
-    return server
-
-
 def get(request, *, timeout_s=5.0, headers=None, secret_params=None):
     async def go():
         getter = Getter(timeout_s, headers, secret_params)

@@ -60,20 +60,6 @@ class Canned(Calls):
         return Got({"status": 200, "body": answer}, request.key)
 
 
-@pytest.fixture(scope="module")
-def server():
-    with PapersApi() as running:
-        yield running
-
-
-@pytest.fixture
-def api(server):
-    server.log.clear()
-    server._always.clear()
-    server._script.clear()
-    return server
-
-
 def research(api, *queries, calls=None, standards=None, config=None, watch=None, timeout_s=20):
     async def go():
         getter = Getter(timeout_s)

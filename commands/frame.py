@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from registry.errors import NotPromotable, RegistryError
+from registry.errors import NotPromotable, Paused, RegistryError
 
 if TYPE_CHECKING:
     from registry.artifacts import ArtifactStore
@@ -30,13 +30,14 @@ class Sentences(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except RegistryError as error:
-            print(f"Error: {error.message}", file=sys.stderr)
+            print(f"{'Paused' if isinstance(error, Paused) else 'Error'}: {error.message}", file=sys.stderr)
             if isinstance(error, NotPromotable):
                 for reason in error.reasons:
                     print(f"  - {reason}", file=sys.stderr)
             if error.hint:
                 print(f"Hint: {error.hint}", file=sys.stderr)
-            raise typer.Exit(1) from None
+            # 128 + SIGTERM: what a shell or a supervisor expects of a command that was asked to leave and did
+            raise typer.Exit(143 if isinstance(error, Paused) else 1) from None
         except BrokenPipeError:
             raise  # the reader had enough (| head); the framework ends quietly
         except OSError as error:
@@ -65,12 +66,16 @@ datasets_app = group("Training data, each pair with the sources it rests on.")
 sources_app = group("The works that training pairs rest on.")
 scores_app = group("Scores of a version.")
 tokens_app = group("Bearer tokens of the API.")
+bases_app = group("Base models that are known by name.")
+jobs_app = group("Durable jobs: what workers do, did, and have still to do.")
 db_app = group("The catalogue's schema.")
 for name, group in {
     "advisors": advisors_app,
     "datasets": datasets_app,
     "sources": sources_app,
     "scores": scores_app,
+    "bases": bases_app,
+    "jobs": jobs_app,
     "tokens": tokens_app,
     "db": db_app,
 }.items():

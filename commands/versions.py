@@ -13,6 +13,7 @@ from registry.errors import Invalid
 
 if TYPE_CHECKING:
     from registry.models import AdapterVersion, Evaluation
+    from trainer.spec import Drive
 
 
 @app.command()
@@ -26,25 +27,41 @@ def train(
         ),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="JSON file with recipe settings that differ from the defaults.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="lora, qlora or full; default: what suits base and hardware (--plan says which, and why).")
+    ] = None,
+    targets: Annotated[str | None, typer.Option(help="Which modules get an adapter: attention or all-linear.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training pairs.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="HH:MM, local time: if not done by then, save the state and leave; the same command goes on later.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything random.")] = 42,
     force: Annotated[
         bool, typer.Option("--force", help="Train again although the same training is registered; gives a new number.")
     ] = False,
-    show_plan: Annotated[bool, typer.Option("--plan", help="Print what would be trained, and stop.")] = False,
+    show_plan: Annotated[
+        bool, typer.Option("--plan", help="Print what would be trained, what it needs and how long it takes, and stop.")
+    ] = False,
+    gpu_price: Annotated[float | None, typer.Option(min=0, help="Price of one GPU for an hour; --plan then says the cost.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train an adapter on the advisor's data and register it as a new version."""
     from jobs.train import Request, plan
     from jobs.train import train as run
 
-    settings = _recipe_settings(recipe) | ({"epochs": epochs} if epochs is not None else {})
-    request = Request(advisor, dataset, base, settings, seed, force)
+    named = {"method": method, "targets": targets, "epochs": epochs}
+    settings = recipe_settings(recipe) | {name: value for name, value in named.items() if value is not None}
+    request = Request(advisor, dataset, base, settings, seed, force, drive=_drive(until))
     with open_catalogue() as opened:
         if show_plan:
-            show_facts(as_json, _plan_facts(plan(opened.db, opened.settings.home, request)), "What would be trained")
+            from jobs.planning import facts, look_ahead
+
+            decided = plan(opened.db, opened.settings.home, request)
+            ahead = facts(look_ahead(opened.db, decided, gpu_price=gpu_price, asked_method=settings.get("method")))
+            recipe_facts = {f"recipe {key}": json.dumps(value) for key, value in decided.recipe.as_json().items()}
+            show_facts(as_json, ahead | recipe_facts, "What would be trained")
             return
-        with _progress(quiet=as_json) as on_event:
+        with progress(quiet=as_json) as on_event:
             done = run(opened.db, opened.store, opened.settings.home, request, actor=opened.actor, on_event=on_event)
     version = done.version
     ref = f"{version.advisor.slug}@{version.number}"
@@ -59,7 +76,8 @@ def train(
         print(f"Next: registry show {ref}; registry promote {ref}")
 
 
-def _recipe_settings(path: Path | None) -> dict[str, Any]:
+def recipe_settings(path: Path | None) -> dict[str, Any]:
+    """The settings in a recipe file, none without a file. Raises Invalid where it is no JSON object."""
     from jobs.importing import read_text
 
     if path is None:
@@ -73,22 +91,17 @@ def _recipe_settings(path: Path | None) -> dict[str, Any]:
     return value
 
 
-def _plan_facts(decided: Any) -> dict[str, Any]:
-    return {
-        "advisor": decided.advisor,
-        "dataset": decided.dataset,
-        "training pairs": decided.examples - decided.heldout,
-        "held out": decided.heldout,
-        "base": f"{decided.base.repo}@{decided.base.revision or 'unknown'}",
-        "device": decided.device,
-        "seed": decided.seed,
-        "already registered as": decided.existing,
-        **{f"recipe {key}": json.dumps(value) for key, value in decided.recipe.as_json().items()},
-    }
+def _drive(until: str | None) -> "Drive":
+    import datetime as dt
+
+    from commands.jobs import moment_of
+    from trainer.spec import Drive
+
+    return Drive(stop_at=moment_of(until, dt.datetime.now().astimezone())) if until else Drive()
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def progress(*, quiet: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Draws training's events as a progress bar on stderr; plain lines where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -176,10 +189,13 @@ def show(ref: Ref, as_json: Json = False) -> None:
         return
     print()
     table("", ("file", "bytes", "sha256"), [(f["path"], f["size"], f["sha256"]) for f in facts["files"]])
+    if facts["checkpoints"]:
+        print()
+        table("", ("kept at step", "epoch", "bytes", "sha256"), [tuple(c.values()) for c in facts["checkpoints"]])
     for heading in ("recipe", "timings", "environment"):
         if facts[heading]:
             print()
-            table("", (heading, ""), [(k, v if not isinstance(v, (dict, list)) else json.dumps(v)) for k, v in facts[heading].items()])
+            table("", (heading, ""), [(key, _in_a_cell(value)) for key, value in facts[heading].items()])
     print_scores(facts["scores"])
 
 
@@ -187,6 +203,7 @@ def _version_facts(version: "AdapterVersion") -> dict[str, Any]:
     run = version.run
     return {
         "ref": f"{version.advisor.slug}@{version.number}",
+        "kind": version.kind,
         "state": version.state,
         "withdrawn because": version.withdrawn_reason,
         "digest": version.digest,
@@ -198,12 +215,21 @@ def _version_facts(version: "AdapterVersion") -> dict[str, Any]:
         "recipe digest": version.recipe_digest,
         "registered": version.ready_at,
         "by": version.created_by,
+        "job": version.job,
         "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in version.files],
+        "checkpoints": [{"step": c.step, "epoch": c.epoch, "size": c.size, "sha256": c.sha256} for c in version.checkpoints],
         "recipe": version.recipe,
         "timings": run.timings if run else None,
         "environment": run.environment if run else None,
         "loss curve": (run.metrics or {}).get("loss_curve") if run else None,
     }
+
+
+def _in_a_cell(value: Any) -> Any:
+    """A fact as it fits into a table: of a long list its length alone, which --json spells out."""
+    if isinstance(value, list) and len(value) > 20:
+        return f"{len(value)} entries (--json lists them)"
+    return json.dumps(value) if isinstance(value, (dict, list)) else value
 
 
 def score_rows(found: Sequence["Evaluation"]) -> list[dict[str, Any]]:

@@ -36,6 +36,52 @@ def paired_difference(after: Sequence[float], before: Sequence[float], confidenc
     return t_interval([a - b for a, b in zip(after, before, strict=True)], confidence)
 
 
+@dataclass(frozen=True)
+class Line:
+    """y = intercept + slope * x by least squares through n points; `spread` is the residuals' standard deviation, None where n < 3 leaves none to see.
+
+    `x_mean` and `x_squares` (the sum of (x - x_mean)^2) are what a prediction's interval needs besides.
+    """
+
+    intercept: float
+    slope: float
+    spread: float | None
+    n: int
+    x_mean: float
+    x_squares: float
+
+
+def fit_line(points: Sequence[tuple[float, float]]) -> Line:
+    """The least-squares line through (x, y) points; through the origin where they have one x only. Raises ValueError for no points, and for x = 0 alone."""
+    if not points:
+        raise ValueError("a line needs at least one point")
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    x_mean, y_mean = fmean(xs), fmean(ys)
+    squares = sum((x - x_mean) ** 2 for x in xs)
+    if squares == 0:
+        if x_mean == 0:
+            raise ValueError("a line through the origin needs a point elsewhere")
+        return Line(0.0, y_mean / x_mean, None, len(points), x_mean, 0.0)
+    slope = sum((x - x_mean) * (y - y_mean) for x, y in points) / squares
+    intercept = y_mean - slope * x_mean
+    residuals = sum((y - intercept - slope * x) ** 2 for x, y in points)
+    spread = math.sqrt(residuals / (len(points) - 2)) if len(points) > 2 else None
+    return Line(intercept, slope, spread, len(points), x_mean, squares)
+
+
+def predict(line: Line, x: float, confidence: float = 0.95) -> Interval:
+    """The value at x and the two-sided interval for one new observation there (the usual prediction interval); no bounds where the line has no spread.
+
+    It holds as far as the line does: that the points go on along it beyond the last one is assumed.
+    """
+    value = line.intercept + line.slope * x
+    if line.spread is None:
+        return Interval(value, None, None, line.n)
+    error = line.spread * math.sqrt(1 + 1 / line.n + (x - line.x_mean) ** 2 / line.x_squares)
+    half = t_quantile((1 + confidence) / 2, line.n - 2) * error
+    return Interval(value, value - half, value + half, line.n)
+
+
 def t_quantile(p: float, df: int) -> float:
     """The p-quantile of Student's t with `df` degrees of freedom, 0.5 <= p < 1, by bisection on its distribution function; good to 1e-10."""
     if not 0.5 <= p < 1 or df < 1:

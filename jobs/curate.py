@@ -151,11 +151,16 @@ def prepare(db: Database, settings: Settings, request: Request) -> Prepared:
             "threads": [str(path.absolute()) for path in request.threads],
         }
         order = Order(new_run(slug, dt.datetime.now(dt.UTC)), slug, text, sha256, config, new_nonce(), inputs)
-    from pipeline.agents.forum import TERMS
     from pipeline.run import Sources
 
-    words = terms_for(order.config.provider, forum=TERMS if order.config.forum else None)
-    return Prepared(order, Sources(documents, citations, threads), workspace, words, request.resume)
+    return Prepared(order, Sources(documents, citations, threads), workspace, words_of(order.config), request.resume)
+
+
+def words_of(config: PipelineConfig) -> str:
+    """The terms that must be acknowledged before a run with these settings."""
+    from pipeline.agents.forum import TERMS
+
+    return terms_for(config.provider, forum=TERMS if config.forum else None)
 
 
 def _known(workspace: "Workspace", advisor: str, run: str | None) -> dict[str, Any]:

@@ -25,14 +25,15 @@ def render(
 ) -> str:
     """The model card as Markdown with the Hub's YAML header."""
     training = dataset.examples_total - dataset.heldout_total
+    full = recipe.get("method") == "full"  # a model of its own, to be loaded with transformers
     lines = [
         "---",
-        "library_name: peft",
+        f"library_name: {'transformers' if full else 'peft'}",
         f"base_model: {base_repo}",
-        "tags: [lora, adapter-registry]",
+        f"tags: [{'full-fine-tune' if full else 'lora'}, adapter-registry]",
         "---",
         "",
-        f"# LoRA adapter of {_plain(advisor.name)}",
+        f"# {'Full fine-tune' if full else 'LoRA adapter'} of {_plain(advisor.name)}",
         "",
         f"{_plain(advisor.name)} is an AI character, not a licensed professional.",
         "",
@@ -40,7 +41,7 @@ def render(
         *([f"- About the base: {base_note}"] if base_note else []),
         f"- Training data: {training} example conversations ({_origins(session, dataset)}), dataset {dataset.sha256}",
         f"- Held out from training: {dataset.heldout_total}",
-        f"- Method: {recipe.get('method')}, r={recipe.get('r')}, alpha={recipe.get('alpha')}",
+        "- Method: full fine-tuning" if full else f"- Method: {recipe.get('method')}, r={recipe.get('r')}, alpha={recipe.get('alpha')}",
         "",
         "The persona (voice) is a system prompt and was not trained; style can still leak into weights.",
         "",

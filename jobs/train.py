@@ -3,39 +3,45 @@
 1. Read what is asked for; resolve base and recipe. The same training that is registered already is returned at once, unless forced.
 2. Train in a process of its own, in a work folder named after the training. A result that a killed command left complete there is taken up, not redone.
 3. Check the files (registry.adapter_files), write the model card, put the bytes into the store.
-4. Register: pending, then ready, each one transaction; then scores and the run's record.
+4. Register: pending, then scores, checkpoints and the run's record, then ready, each one transaction.
 
-A kill or a full disk before the last step leaves no visible version; the same command then succeeds. Two such commands at once wait for each other.
+A kill or a full disk before the last step leaves no visible version; the same command then goes on from the training's last saved state. Two such commands
+at once wait for each other. A durable job names itself: however often it is taken up again, it makes one version.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from sqlalchemy.orm import Session
 
 from evaluation.statistics import paired_difference, t_interval
 from jobs import model_card
 from registry import advisors, bases, datasets, evaluations, runs, versions
-from registry.adapter_files import BaseCard, base_card_from_config, canonical_config, check_adapter, read_config
+from registry.adapter_files import BaseCard, base_card_from_config, check_version_files, rewritten_config
 from registry.artifacts import ArtifactStore, blob_of
 from registry.db import Database
-from registry.errors import Invalid, RegistryError
+from registry.errors import Invalid, Paused, RegistryError
 from registry.evaluations import ScoreDraft
 from registry.manifest import FileEntry
 from registry.models import AdapterVersion, Advisor, Dataset, Run
-from trainer.spec import TrainedAdapter, TrainSpec
+from trainer import borrowed
+from trainer.spec import Drive, TrainedAdapter, TrainSpec
 
 if TYPE_CHECKING:
     from trainer.bases import BaseSpec
+    from trainer.preflight import Device
     from trainer.recipe import Recipe
+    from trainer.spec import Checkpoint
 
 Progress = Callable[[Mapping[str, Any]], None]
+# How a spec becomes an adapter: in a process of its own (trainer.process.run_training), or in a warm one that has the base loaded already.
+Trains = Callable[[TrainSpec, Progress], TrainedAdapter]
 NOTE = "Mean negative log-likelihood per token (nats) of held-out answers; paired by example."
 
 
@@ -49,6 +55,8 @@ class Request:
     recipe: Mapping[str, Any] | None = None
     seed: int = 42
     force: bool = False
+    job: str | None = None  # the durable job on whose behalf this is; it makes one version, however often it is taken up
+    drive: Drive = field(default_factory=Drive)
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class Plan:
     device: str
     spec_digest: str
     existing: int | None
+    hardware: "Device | None" = None  # the GPUs it trains on; None: the CPU
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,9 @@ class Trained:
 def plan(db: Database, home: Path, request: Request, on_event: Progress | None = None) -> Plan:
     """Decide advisor, dataset, base, recipe and device. Raises what those raise; trains nothing, but makes the built-in base where it is missing."""
     from trainer.bases import resolve_base
-    from trainer.preflight import choose_default_base, detect_device
-    from trainer.recipe import Recipe, default_recipe
+    from trainer.estimate import LEAST_TOKENS
+    from trainer.preflight import choose_default_base, detect_device, require_fit
+    from trainer.recipe import make_recipe
 
     with db.read() as session:  # the cheap checks first: a misspelt advisor must not wait for a base to be built
         advisor = advisors.get_active(session, request.advisor)
@@ -87,13 +97,24 @@ def plan(db: Database, home: Path, request: Request, on_event: Progress | None =
         persona = dataset.persona.sha256
     device = detect_device()
     base = resolve_base(request.base or choose_default_base(device), home, on_event=on_event)
-    defaults = default_recipe(base, device)
-    recipe = Recipe.from_json(defaults.as_json() | dict(request.recipe or {}))
+    recipe = make_recipe(base, device, request.recipe or {})
     key = versions.spec_digest(persona, dataset.sha256, base.repo, base.revision, recipe.as_json(), request.seed)
     existing = _registered(db, advisor, key, force=request.force)
-    words = device.name if device else "CPU"
+    hardware = device if recipe.device == "cuda" else None
+    require_fit(recipe, base, hardware, LEAST_TOKENS)  # what not even the shortest examples fit; the training asks again with the longest
+    words = hardware.words if hardware else "CPU"
     return Plan(
-        advisor.slug, dataset.sha256, dataset.examples_total, dataset.heldout_total, base, recipe, request.seed, words, key, existing
+        advisor.slug,
+        dataset.sha256,
+        dataset.examples_total,
+        dataset.heldout_total,
+        base,
+        recipe,
+        request.seed,
+        words,
+        key,
+        existing,
+        hardware,
     )
 
 
@@ -110,27 +131,56 @@ def _dataset(session: Session, advisor: Advisor, ref: str | None) -> Dataset:
     return datasets.get(session, advisor, ref) if ref else datasets.latest(session, advisor)
 
 
-def train(db: Database, store: ArtifactStore, home: Path, request: Request, *, actor: str, on_event: Progress) -> Trained:
+def train(
+    db: Database, store: ArtifactStore, home: Path, request: Request, *, actor: str, on_event: Progress, trains: Trains | None = None
+) -> Trained:
     """Train and register. Raises every RegistryError of the steps; then no version is visible and the run says why."""
+    made = _made_by(db, request.job)
+    if made is not None:
+        return made
     decided = plan(db, home, request, on_event)
     if decided.existing is not None and not request.force:
         return _existing(db, decided.advisor, decided.existing)
     work = home / "work" / decided.spec_digest.removeprefix("sha256:")[:24]
     try:
         work.mkdir(parents=True, exist_ok=True)
+        borrowed.note_advisor(home, decided.advisor)  # `registry cleanup` makes sure that nothing of it lies only here
     except OSError as error:
         raise Invalid(
             f"The work folder {work} cannot be made: {error.strerror}.", hint="Check REGISTRY_HOME and the space on its disk."
         ) from error
-    lock = FileLock(work.with_suffix(".lock"))
-    with lock:
+    with _alone(FileLock(work.with_suffix(".lock")), on_event):
         if not request.force:
             with db.read() as session:
                 advisor = advisors.get_active(session, decided.advisor)
             number = _registered(db, advisor, decided.spec_digest, force=False)
             if number is not None:  # another command finished the same training while this one waited
                 return _existing(db, decided.advisor, number)
-        return _train_and_register(db, store, decided, work, request, actor, on_event)
+        return _train_and_register(db, store, decided, work, request, actor, on_event, trains)
+
+
+@contextmanager
+def _alone(lock: FileLock, on_event: Progress) -> Iterator[None]:
+    """Hold the training's lock. Whoever waits for another is told once a second, and may raise in `on_event` to give up."""
+    while True:
+        try:
+            lock.acquire(timeout=1.0)
+            break
+        except Timeout:
+            on_event({"event": "phase", "name": "wait for the same training elsewhere"})
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _made_by(db: Database, job: str | None) -> Trained | None:
+    """The version that an earlier attempt of the same job finished."""
+    with db.read() as session:
+        version = versions.of_job(session, job) if job is not None else None
+        if version is None or version.state == "pending":
+            return None
+        return Trained(versions.resolve(session, f"{version.advisor.slug}@{version.number}"), created=True)
 
 
 def _existing(db: Database, advisor: str, number: int) -> Trained:
@@ -139,9 +189,16 @@ def _existing(db: Database, advisor: str, number: int) -> Trained:
 
 
 def _train_and_register(
-    db: Database, store: ArtifactStore, decided: Plan, work: Path, request: Request, actor: str, on_event: Progress
+    db: Database,
+    store: ArtifactStore,
+    decided: Plan,
+    work: Path,
+    request: Request,
+    actor: str,
+    on_event: Progress,
+    trains: Trains | None,
 ) -> Trained:
-    spec = TrainSpec(recipe=decided.recipe, base=decided.base, seed=decided.seed, dataset_dir=work / "dataset", out_dir=work / "out")
+    spec = TrainSpec(decided.recipe, decided.base, decided.seed, work / "dataset", work / "out", request.drive)
     with db.transaction() as session:
         # This process holds the training's lock, so whatever still counts as running was killed.
         runs.end_dead(session, _recorded(decided))
@@ -149,12 +206,13 @@ def _train_and_register(
     try:
         adapter = _left_over(spec) if not request.force else None
         if adapter is None:
-            adapter = _run(db, decided, spec, on_event)
+            adapter = _run(db, decided, spec, on_event, trains)
         on_event({"event": "phase", "name": "register"})
-        version = _register(db, store, decided, adapter, run_id, actor, force=request.force)
+        version = _register(db, store, decided, adapter, run_id, actor, request)
     except BaseException as error:  # also an interrupt: the run's record must say how it ended
         with suppress(RegistryError), db.transaction() as session:
-            runs.fail(session, run_id, str(error) or type(error).__name__)
+            words = f"stopped before its end, to be gone on with: {error.message}" if isinstance(error, Paused) else str(error)
+            runs.fail(session, run_id, words or type(error).__name__)
         raise
     shutil.rmtree(work, ignore_errors=True)
     return Trained(version, created=True)
@@ -180,17 +238,16 @@ def _entry(path: Path) -> FileEntry:
     return FileEntry(path.name, blob.digest, blob.size)
 
 
-def _run(db: Database, decided: Plan, spec: TrainSpec, on_event: Progress) -> TrainedAdapter:
+def _run(db: Database, decided: Plan, spec: TrainSpec, on_event: Progress, trains: Trains | None) -> TrainedAdapter:
     from trainer.process import run_training
 
-    shutil.rmtree(spec.out_dir, ignore_errors=True)
     try:
         export_dataset(db, decided.advisor, decided.dataset, spec.dataset_dir)
     except OSError as error:
         raise Invalid(
             f"The work folder {spec.dataset_dir} cannot be written: {error.strerror}.", hint="Free some space, then run the command again."
         ) from error
-    return run_training(spec, on_event)
+    return (trains or run_training)(spec, on_event)
 
 
 def export_dataset(db: Database, advisor: str, sha256: str, folder: Path) -> None:
@@ -210,10 +267,10 @@ def export_dataset(db: Database, advisor: str, sha256: str, folder: Path) -> Non
 
 
 def _register(
-    db: Database, store: ArtifactStore, decided: Plan, adapter: TrainedAdapter, run_id: int, actor: str, *, force: bool
+    db: Database, store: ArtifactStore, decided: Plan, adapter: TrainedAdapter, run_id: int, actor: str, request: Request
 ) -> AdapterVersion:
     base = adapter.base
-    _gate(adapter, base)
+    names = _gate(adapter, base)
     with db.transaction() as session:
         registered = bases.ensure(
             session, bases.BaseFacts(base.repo, base.revision, base.kind, base.weights_sha256, dict(base.config or {}) or None, base.note)
@@ -222,17 +279,22 @@ def _register(
         dataset = datasets.get(session, owner, decided.dataset)
         card = model_card.render(session, owner, dataset, base.repo, base.revision, base.note, decided.recipe.as_json())
     (adapter.folder / "README.md").write_text(card, encoding="utf-8")
-    files = tuple(_stored(store, adapter.folder / name) for name in (*versions.ADAPTER_FILES, "README.md"))
+    files = tuple(_stored(store, adapter.folder / name) for name in (*names, "README.md"))
+    kept = [_kept(store, adapter, checkpoint) for checkpoint in adapter.checkpoints]
     with db.transaction() as session:
         owner = advisors.get(session, decided.advisor, lock=True)
         dataset = datasets.get(session, owner, decided.dataset)
         run = session.get_one(Run, run_id)
-        proposal = versions.Proposal(dataset, dataset.persona.sha256, registered, decided.recipe.as_json(), decided.seed, files, run)
-        pending = versions.begin(session, owner, proposal, actor=actor, force=force)
+        proposal = versions.Proposal(
+            dataset, dataset.persona.sha256, registered, decided.recipe.as_json(), decided.seed, files, run, request.job
+        )
+        pending = versions.begin(session, owner, proposal, actor=actor, force=request.force)
     # The record first, while nobody sees the version: a kill in between must not leave a ready version without its scores.
     with db.transaction() as session:
         runs.succeed(session, run_id, environment=dict(adapter.environment), timings=dict(adapter.timings), metrics=_kept_metrics(adapter))
         version = session.get_one(AdapterVersion, pending.id)
+        if version.state == "pending":
+            versions.keep_checkpoints(session, version, kept)
         scores = heldout_scores(adapter.metrics.get("heldout") or {})
         if scores and version.state == "pending":
             evaluations.add(session, version, evaluations.HELDOUT, scores, actor=actor, run_id=run_id, note=NOTE)
@@ -242,12 +304,29 @@ def _register(
         return versions.resolve(session, f"{decided.advisor}@{pending.number}")
 
 
-def _gate(adapter: TrainedAdapter, base: "BaseSpec") -> None:
-    """Nothing that the registry would refuse from others is registered by the trainer either."""
-    card = base_card_from_config(base.config or {}, base.repo, base.revision) or BaseCard(base.repo, base.revision)
-    check_adapter({name: adapter.folder / name for name in versions.ADAPTER_FILES}, card)
-    config = adapter.folder / "adapter_config.json"
-    config.write_bytes(canonical_config(read_config(config), base.repo, base.revision))
+def _gate(adapter: TrainedAdapter, base: "BaseSpec") -> tuple[str, ...]:
+    """Nothing that the registry would refuse from others is registered by the trainer either. Returns the names of the files that are registered."""
+    names = versions.FILES_OF_KIND[versions.check_file_names(adapter.files)]
+    card = base_card_from_config(base.config or {}, base.repo, base.revision, base.weights_sha256) or BaseCard(base.repo, base.revision)
+    paths = {name: adapter.folder / name for name in names}
+    facts = check_version_files(paths, card)
+    if rewritten_config(paths, facts) is not None:
+        raise Invalid(
+            f"The training wrote {facts.config_file} in another form than the canonical one.", hint="Train again with this version."
+        )
+    return names
+
+
+def _kept(store: ArtifactStore, adapter: TrainedAdapter, checkpoint: "Checkpoint") -> dict[str, Any]:
+    """A checkpoint's bytes into the store, and its row."""
+    entry = _stored(store, adapter.checkpoints_folder / checkpoint.file.path)
+    return {
+        "step": checkpoint.step,
+        "epoch": checkpoint.epoch,
+        "learning_rate": checkpoint.learning_rate,
+        "sha256": entry.sha256,
+        "size": entry.size,
+    }
 
 
 def _stored(store: ArtifactStore, path: Path) -> FileEntry:

@@ -223,6 +223,7 @@ def _head(*, by_number: bool) -> CTE:
             AdapterVersion.number,
             AdapterVersion.digest,
             AdapterVersion.state,
+            AdapterVersion.kind.label("version_kind"),
             Dataset.id.label("dataset_id"),
             Dataset.sha256.label("dataset"),
             BaseModel.repo,
@@ -467,6 +468,7 @@ def _facts(row: Row[Any], found: Sequence[_Found]) -> claims.Facts:
         extents=extents,
         peer_reviewed=sum(source.peer_reviewed for source in found),
         publishers=tuple(dict.fromkeys(issuer for issuer in issuers if issuer)),
+        kind=row.version_kind,
     )
 
 

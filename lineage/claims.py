@@ -36,13 +36,17 @@ class Written:
 
 @dataclass(frozen=True)
 class Facts:
-    """The counts of one version's training pairs. `extents` counts documents by how much of them was read; None is 'not recorded'."""
+    """The counts of one version's training pairs. `extents` counts documents by how much of them was read; None is 'not recorded'.
+
+    `kind` is the version's: a full fine-tune is not called an adapter.
+    """
 
     written: tuple[Written, ...] = ()
     with_source: int = 0
     extents: dict[str | None, int] = field(default_factory=dict)
     peer_reviewed: int = 0
     publishers: tuple[str, ...] = ()
+    kind: str = "lora"
 
     @property
     def total(self) -> int:
@@ -95,18 +99,19 @@ def named(items: Sequence[str], what: str) -> str:
 
 
 def sentence(facts: Facts) -> str:
-    """How many conversations trained the adapter, who wrote them, and from what."""
+    """How many conversations trained the adapter or model, who wrote them, and from what."""
+    what = "this model" if facts.kind == "full" else "this adapter"
     if not facts.total:
-        return "No example conversation is recorded for this adapter."
+        return f"No example conversation is recorded for {what}."
     conversations = counted(facts.total, "example conversation")
     authors = _authors(facts)
     # A page that people wrote is the conversation itself; only a model's text is written *from* something.
     if len(authors) == 1 and facts.with_source == facts.total and not facts.by_origin("human"):
-        return f"{conversations}, {authors[0][1]} {_from(facts)}, trained this adapter."
+        return f"{conversations}, {authors[0][1]} {_from(facts)}, trained {what}."
     if len(authors) == 1:
-        return f"{conversations}, {authors[0][1]}, trained this adapter. {_resting(facts)}"
+        return f"{conversations}, {authors[0][1]}, trained {what}. {_resting(facts)}"
     parts = listed([f"{count:,} {words}" for count, words in authors])
-    return f"{conversations} trained this adapter: {parts}. {_resting(facts)}"
+    return f"{conversations} trained {what}: {parts}. {_resting(facts)}"
 
 
 def _authors(facts: Facts) -> list[tuple[int, str]]:

@@ -60,7 +60,7 @@ class ScoreChange:
 
 @dataclass(frozen=True)
 class VersionDiff:
-    """From version `before` to version `after`. `facts` are base, persona and seed; `files` the files whose bytes differ."""
+    """From version `before` to version `after`. `facts` are kind, base, persona and seed; `files` the files whose bytes differ."""
 
     before: str
     after: str
@@ -100,6 +100,7 @@ def _ref(version: AdapterVersion) -> str:
 
 def _facts(a: AdapterVersion, b: AdapterVersion) -> list[Change]:
     rows = (
+        ("kind", a.kind, b.kind),
         ("base", a.base_model.repo, b.base_model.repo),
         ("base revision", a.base_model.revision, b.base_model.revision),
         ("persona", a.persona.number, b.persona.number),

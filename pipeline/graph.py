@@ -104,8 +104,26 @@ async def checkpoints(folder: Path, conninfo: str | None) -> AsyncIterator[Any]:
     from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
     async with AsyncPostgresSaver.from_conn_string(conninfo) as saver:
-        await saver.setup()
+        if not await _is_set_up(saver):
+            await saver.setup()
         yield saver
+
+
+async def _is_set_up(saver: Any) -> bool:
+    """Whether the checkpointer's newest table is there. A worker's role may use its tables and not make them, and setup asks for the right in any case."""
+    async with saver.conn.cursor() as cursor:
+        await cursor.execute("SELECT to_regclass('checkpoint_migrations') AS found")
+        if (await cursor.fetchone())["found"] is None:
+            return False
+        await cursor.execute("SELECT max(v) AS newest FROM checkpoint_migrations")
+        newest = (await cursor.fetchone())["newest"]
+    return newest is not None and newest >= len(saver.MIGRATIONS) - 1
+
+
+async def prepare_checkpoints(conninfo: str) -> None:
+    """Make the checkpointer's tables in Postgres; `registry init` calls it."""
+    async with checkpoints(Path(), conninfo):
+        pass
 
 
 async def drive(steps: Steps, saver: Any, thread: str, *, documents: bool) -> list[str]:

@@ -76,6 +76,10 @@ class _Postgres:
         self._db = psycopg.connect(conninfo, autocommit=True)
 
     def prepare(self) -> None:
+        # A worker's role may use the tables and not make them, and IF NOT EXISTS asks for the right to make them all the same.
+        found = self._db.execute("SELECT to_regclass(%s), to_regclass(%s)", [f"{SCHEMA}.calls", f"{SCHEMA}.items"]).fetchone()
+        if found and all(found):
+            return
         # Two processes may do this at the same moment, and IF NOT EXISTS does not keep them apart.
         with self._db.transaction():
             self._db.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [SCHEMA])

@@ -107,3 +107,9 @@ class TrainingFailed(RegistryError):
     """The training process ended without an adapter."""
 
     code = "training_failed"
+
+
+class Paused(RegistryError):
+    """Work was stopped on purpose before its end and left whole: the same command goes on from there."""
+
+    code = "paused"

@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from registry.vocabulary import CHECKS, CLASSES, EXTENTS, ORIGINS, REVIEW_STATUSES, ROLES, SPLITS, VERSION_STATES
+from registry.vocabulary import CHECKS, CLASSES, EXTENTS, ORIGINS, REVIEW_STATUSES, ROLES, SPLITS, VERSION_KINDS, VERSION_STATES
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -255,19 +255,26 @@ class Run(Base):
 
 
 class AdapterVersion(Base):
-    """One version of one advisor's adapter. Its digest covers its files, dataset, base, recipe, persona and seed; immutable once ready."""
+    """One version of one advisor's adapter. Its digest covers its files, dataset, base, recipe, persona and seed; immutable once ready.
+
+    `kind` is lora, or full for a model of its own. `job` names the durable job that made it: a job that is taken up again finds its version by it.
+    """
 
     __tablename__ = "adapter_versions"
     __table_args__ = (
         UniqueConstraint("advisor_id", "number"),
         one_of("state", VERSION_STATES),
         digest_check("digest"),
+        one_of("kind", VERSION_KINDS),
         Index("ix_adapter_versions_spec", "advisor_id", "spec_digest"),
+        Index("uq_adapter_versions_job", "job", unique=True),
     )
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     advisor_id: Mapped[int] = mapped_column(ForeignKey("advisors.id"))
     number: Mapped[int]
     state: Mapped[str] = mapped_column(String(20))
+    kind: Mapped[str] = mapped_column(String(20), default="lora", server_default="lora")
+    job: Mapped[str | None] = mapped_column(String(100))
     digest: Mapped[str] = mapped_column(String(71), index=True)
     spec_digest: Mapped[str] = mapped_column(String(71))
     dataset_id: Mapped[int] = mapped_column(ForeignKey("datasets.id"), index=True)
@@ -288,6 +295,7 @@ class AdapterVersion(Base):
     persona: Mapped[Persona] = relationship()
     run: Mapped[Run | None] = relationship()
     files: Mapped[list["VersionFile"]] = relationship(order_by="VersionFile.path")
+    checkpoints: Mapped[list["VersionCheckpoint"]] = relationship(order_by="VersionCheckpoint.step")
 
 
 class Blob(Base):
@@ -307,6 +315,19 @@ class VersionFile(Base):
     __table_args__ = (digest_check("sha256"),)
     version_id: Mapped[int] = mapped_column(ForeignKey("adapter_versions.id"), primary_key=True)
     path: Mapped[str] = mapped_column(String(200), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(71), index=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+
+
+class VersionCheckpoint(Base):
+    """An adapter as it was on the way of a training, for attributing answers to sources later: stored by content, never served."""
+
+    __tablename__ = "version_checkpoints"
+    __table_args__ = (digest_check("sha256"),)
+    version_id: Mapped[int] = mapped_column(ForeignKey("adapter_versions.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    epoch: Mapped[float]
+    learning_rate: Mapped[float]
     sha256: Mapped[str] = mapped_column(String(71), index=True)
     size: Mapped[int] = mapped_column(BigInteger)
 

@@ -4,16 +4,22 @@ An alias moves only when (1) the version is ready, its files verify and its sour
 caller believes it to be (compare-and-swap), and (3) the move is appended to the history with its reason. A rollback is a new event. It goes back to the
 version that was live before, as on a stack: after promoting 1, 2, 3, the first rollback goes to 2 and the next to 1; withdrawn versions and versions that
 rest on a withdrawn source are skipped. An undo takes back the last move, whatever it was, and can itself be undone.
+
+Reading a version's files takes time (a full fine-tune has gigabytes), so nobody waits for it: `move` rehearses before it takes a lock, and what verified in
+the rehearsal is not read again in the transaction that follows.
 """
 
 import datetime as dt
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry import events, sources, versions
-from registry.artifacts import ArtifactStore
+from registry.artifacts import Blob, Problem, Verifies
+from registry.db import Database
 from registry.errors import Conflict, Invalid, NotFound, NotPromotable, Stale
 from registry.models import AdapterVersion, Advisor, Alias, Event
 from registry.policy import Candidate, Refused, may_be_served
@@ -39,10 +45,11 @@ class Move:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the caller believes; None means that it does not care. `version` 0 stands for 'points to nothing'."""
+    """What the caller believes; None means that it does not care. `version` 0 stands for 'points to nothing'; `exists`: the alias was moved before."""
 
     version: int | None = None
     generation: int | None = None
+    exists: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,34 @@ class _Past:
     last: Event | None = None
     before_last: tuple[int | None, ...] = ()
     ever: frozenset[int] = field(default_factory=frozenset)
+
+
+class _Once:
+    """Remembers which blobs verified, for the length of one move; what did not is read again."""
+
+    def __init__(self, store: Verifies) -> None:
+        self._store = store
+        self._good: dict[str, Blob] = {}
+
+    def verify(self, digest: str) -> Blob | Problem:
+        found = self._good.get(digest) or self._store.verify(digest)
+        if isinstance(found, Blob):
+            self._good[digest] = found
+        return found
+
+
+def move(db: Database, store: Verifies, act: Callable[[Session, Verifies, bool], Move], *, dry_run: bool = False) -> Move:
+    """Rehearse a move in a read session, where its files are read and no lock is held, then do it in one transaction.
+
+    `act(session, store, dry_run)` calls one of the functions below; it locks the advisor where `dry_run` is False. Raises what they raise.
+    """
+    once = _Once(store)
+    with db.read() as session:
+        rehearsed = act(session, once, True)
+    if dry_run:
+        return rehearsed
+    with db.transaction() as session:
+        return act(session, once, False)
 
 
 def history(session: Session, advisor: Advisor, alias: str | None = None) -> list[Event]:
@@ -90,28 +125,44 @@ def _replay(session: Session, advisor: Advisor, alias: str) -> _Past:
 
 def promote(
     session: Session,
-    store: ArtifactStore,
+    store: Verifies,
     version: AdapterVersion,
     *,
     actor: str,
     alias: str = "live",
     reason: str = "",
     expected: Expected | None = None,
+    job: str | None = None,
     dry_run: bool = False,
 ) -> Move:
-    """Point an alias to a version. The caller holds the advisor locked. Raises NotPromotable with every reason, Stale where the alias moved meanwhile."""
+    """Point an alias to a version. The caller holds the advisor locked. Raises NotPromotable with every reason, Stale where the alias moved meanwhile.
+
+    On behalf of a durable `job` it happens once: a job that comes again, after a kill or a long sleep, gets the move it made and changes nothing.
+    """
     check_alias(alias)
+    if job is not None and (done := _moved_by(session, version.advisor, job)) is not None:
+        return done
     pointer = _pointer(session, version.advisor, alias, expected)
     if pointer is not None and pointer.version_id == version.id:
         number = version.number
         return Move(version.advisor.slug, alias, number, number, "promoted", reason, pointer.generation, done=False)
     _refuse_unfit(session, store, version)
-    return _move(session, version.advisor, alias, pointer, version, "promoted", reason, actor, dry_run=dry_run)
+    return _move(session, version.advisor, alias, pointer, version, "promoted", reason, actor, dry_run=dry_run, job=job)
+
+
+def _moved_by(session: Session, advisor: Advisor, job: str) -> Move | None:
+    """The move that a durable job made."""
+    query = select(Event).where(Event.advisor_id == advisor.id, Event.tag == "alias:promoted")
+    for event in session.scalars(query.where(Event.body.contains(f'"job":{json.dumps(job)}', autoescape=True))):
+        body = events.body_of(event)
+        if body.get("job") == job:
+            return Move(advisor.slug, body["alias"], body["from"], body["to"], "promoted", body["reason"], body["generation"], done=False)
+    return None
 
 
 def rollback(
     session: Session,
-    store: ArtifactStore,
+    store: Verifies,
     advisor: Advisor,
     *,
     actor: str,
@@ -160,7 +211,7 @@ def _earlier_target(session: Session, advisor: Advisor, alias: str, past: _Past)
 
 def undo(
     session: Session,
-    store: ArtifactStore,
+    store: Verifies,
     advisor: Advisor,
     *,
     actor: str,
@@ -219,6 +270,8 @@ def _pointer(session: Session, advisor: Advisor, alias: str, expected: Expected 
     number = session.scalar(select(AdapterVersion.number).where(AdapterVersion.id == version_id)) if version_id else None
     generation = pointer.generation if pointer else 0
     if expected is not None:
+        if expected.exists and pointer is None:
+            raise Stale(f"'{advisor.slug}' has no alias '{alias}' yet.", hint="Promote a version without If-Match to make it.")
         if expected.version is not None and expected.version != (number or 0):
             found = f"{advisor.slug}@{number}" if number else "nothing"
             wanted = f"{advisor.slug}@{expected.version}" if expected.version else "nothing"
@@ -234,9 +287,10 @@ def _pointer(session: Session, advisor: Advisor, alias: str, expected: Expected 
     return pointer
 
 
-def _refuse_unfit(session: Session, store: ArtifactStore, version: AdapterVersion) -> None:
+def candidate_of(session: Session, store: Verifies, version: AdapterVersion) -> Candidate:
+    """What the policy needs to know of a version; its files are read in full."""
     under = sources.under_version(session, version)
-    candidate = Candidate(
+    return Candidate(
         ref=f"{version.advisor.slug}@{version.number}",
         state=version.state,
         advisor_retired=version.advisor.retired_at is not None,
@@ -244,6 +298,10 @@ def _refuse_unfit(session: Session, store: ArtifactStore, version: AdapterVersio
         withdrawn_sources=tuple(sources.title_of(s) for s in under if s.withdrawn_at is not None),
         blocked_sources=tuple(sources.title_of(s) for s in under if s.check_status in FAILED_CHECKS),
     )
+
+
+def _refuse_unfit(session: Session, store: Verifies, version: AdapterVersion) -> None:
+    candidate = candidate_of(session, store, version)
     decision = may_be_served(candidate)
     if isinstance(decision, Refused):
         raise NotPromotable(
@@ -269,6 +327,7 @@ def _move(
     *,
     dry_run: bool,
     undoes: int | None = None,
+    job: str | None = None,
 ) -> Move:
     before = (
         session.scalar(select(AdapterVersion.number).where(AdapterVersion.id == pointer.version_id))
@@ -287,7 +346,8 @@ def _move(
     pointer.version_id, pointer.generation, pointer.moved_at = (target.id if target else None), generation, events.now()
     session.flush()
     body = {"alias": alias, "from": move.before, "to": move.after, "reason": move.reason, "generation": generation}
-    events.append(session, f"alias:{kind}", actor, body | ({"undoes": undoes} if undoes else {}), advisor)
+    told = {"undoes": undoes} if undoes else {"job": job} if job else {}
+    events.append(session, f"alias:{kind}", actor, body | told, advisor)
     return move
 
 

@@ -79,3 +79,8 @@ def fail(session: Session, run_id: int, error: str) -> None:
 def of_kind(session: Session, kind: str, *, actor: str) -> list[Run]:
     """The runs of a kind that an actor started, the newest first."""
     return list(session.scalars(select(Run).where(Run.kind == kind, Run.created_by == actor).order_by(Run.id.desc())))
+
+
+def succeeded(session: Session, kind: str, *, limit: int = 200) -> list[Run]:
+    """The runs of a kind that went well, of all advisors, the newest first."""
+    return list(session.scalars(select(Run).where(Run.kind == kind, Run.state == "succeeded").order_by(Run.id.desc()).limit(limit)))

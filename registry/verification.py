@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry import datasets, events, sources, versions
-from registry.artifacts import ArtifactStore
+from registry.artifacts import ArtifactStore, Problem
 from registry.imports import DocumentDraft
 from registry.manifest import FileEntry, VersionManifest, digest, digest_bytes
 from registry.models import AdapterVersion, Blob, Dataset, DatasetExample, Document, Example, ExampleSource, Source
@@ -25,6 +25,35 @@ def verify(session: Session, store: ArtifactStore, version: AdapterVersion) -> l
     parts: dict[str, Callable[[], list[str]]] = {
         "files": lambda: versions.check_files(store, version.files),
         "blobs": lambda: _blob_differences(session, version),
+    }
+    return [line for name, part in parts.items() for line in _guarded(name, part)] + verify_record(session, version)
+
+
+def verify_checkpoints(session: Session, store: ArtifactStore, version: AdapterVersion) -> list[str]:
+    """Every difference between what is recorded of the adapters kept on the way of the training and what the store holds.
+
+    They are told apart from `verify`: nobody is served by them, and no promotion depends on them.
+    """
+    return _guarded("checkpoints", lambda: _checkpoint_differences(session, store, version))
+
+
+def _checkpoint_differences(session: Session, store: ArtifactStore, version: AdapterVersion) -> list[str]:
+    sizes = dict(session.execute(select(Blob.sha256, Blob.size).where(Blob.sha256.in_([c.sha256 for c in version.checkpoints]))).all())
+    lines = []
+    for kept in version.checkpoints:
+        name, found = f"checkpoint of step {kept.step}", store.verify(kept.sha256)
+        if isinstance(found, Problem):
+            lines.append(f"{name}: {found.sentence}")
+        elif found.size != kept.size:
+            lines.append(f"{name}: expected {kept.size} bytes, found {found.size}")
+        if sizes.get(kept.sha256) != kept.size:
+            lines.append(f"{name}: the catalogue has no record of its bytes")
+    return lines
+
+
+def verify_record(session: Session, version: AdapterVersion) -> list[str]:
+    """Like `verify`, without the files' bytes: whether what a training could be repeated from is what the version was made from."""
+    parts: dict[str, Callable[[], list[str]]] = {
         "persona": lambda: _persona_differences(version),
         "documents": lambda: document_differences(session, version.dataset),
         "dataset": lambda: _dataset_differences(session, version.dataset),
@@ -44,8 +73,8 @@ def _guarded(name: str, part: Callable[[], list[str]]) -> list[str]:
 
 def _history_differences(session: Session, version: AdapterVersion) -> list[str]:
     """What the hash-chained history says of the version's number and digest."""
-    told = [events.body_of(e) for e in events.of_advisor(session, version.advisor, limit=2**31, tag_prefix="version:registered")]
-    if {"number": version.number, "digest": version.digest} in told:
+    told = (events.body_of(e) for e in events.of_advisor(session, version.advisor, limit=2**31 - 1, tag_prefix="version:registered"))
+    if any((body.get("number"), body.get("digest")) == (version.number, version.digest) for body in told):
         return []
     return [f"version: the history does not say that {version.advisor.slug}@{version.number} was registered with {version.digest}"]
 

@@ -5,7 +5,7 @@ makes the version ready. Readers never see a pending version. Numbers are never 
 give the version that exists already, unless forced; a rerun takes over a pending row that its predecessor left behind.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,18 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 from sqlalchemy.sql.base import ExecutableOption
 
 from registry import events
-from registry.artifacts import ArtifactStore, Problem
+from registry.artifacts import Problem, Verifies
 from registry.errors import Conflict, Invalid, NotFound
 from registry.manifest import FileEntry, VersionManifest, digest
-from registry.models import AdapterVersion, Advisor, AdvisorName, Alias, BaseModel, Blob, Dataset, Run, VersionFile
+from registry.models import AdapterVersion, Advisor, AdvisorName, Alias, BaseModel, Blob, Dataset, Run, VersionCheckpoint, VersionFile
 from registry.refs import ByAlias, ByDigest, ByNumber, Ref, clean_text, nearest, parse
 
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+# What a version of each kind must hold; a README may stand beside. A full fine-tune is a model of its own, an adapter is nothing without its base.
+FILES_OF_KIND: Mapping[str, tuple[str, ...]] = {
+    "lora": ("adapter_model.safetensors", "adapter_config.json"),
+    "full": ("model.safetensors", "config.json"),
+}
+ADAPTER_FILES = FILES_OF_KIND["lora"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Proposal:
     seed: int
     files: tuple[FileEntry, ...]
     run: Run | None = None
+    job: str | None = None
 
     @property
     def recipe_digest(self) -> str:
@@ -73,13 +79,21 @@ def find_same(session: Session, advisor: Advisor, key: str) -> AdapterVersion | 
     return session.scalars(same.order_by(ready_first, AdapterVersion.number.desc()).limit(1)).one_or_none()
 
 
+def of_job(session: Session, job: str) -> AdapterVersion | None:
+    """The version that a durable job made or is making, in whatever state."""
+    return session.scalars(select(AdapterVersion).where(AdapterVersion.job == job)).one_or_none()
+
+
 def begin(session: Session, advisor: Advisor, proposal: Proposal, *, actor: str, force: bool = False) -> AdapterVersion:
     """Give the version a number and record its expected files. The caller holds the advisor's row locked (`advisors.get(lock=True)`).
 
-    Returns a ready version where the same training is registered already. Raises Conflict where that one was withdrawn, Invalid for bad file names.
+    Returns a ready version where the same training is registered already, also with `force` where the same job registered it: a job that is taken up again
+    registers once. Raises Conflict where that one was withdrawn, Invalid for bad file names.
     """
-    _check_files(proposal.files)
+    kind = check_file_names(proposal.files)
     same = find_same(session, advisor, proposal.spec_digest)
+    if proposal.job is not None and (own := of_job(session, proposal.job)) is not None:
+        same, force = own, False
     if same is not None and not force:
         if same.state == "ready":
             return same
@@ -90,6 +104,8 @@ def begin(session: Session, advisor: Advisor, proposal: Proposal, *, actor: str,
         advisor_id=advisor.id,
         number=advisor.next_version,
         state="pending",
+        kind=kind,
+        job=proposal.job,
         digest=proposal.manifest.digest,
         spec_digest=proposal.spec_digest,
         dataset_id=proposal.dataset.id,
@@ -121,10 +137,12 @@ def refuse_withdrawn(advisor: Advisor, same: AdapterVersion) -> None:
 def _take_over(session: Session, version: AdapterVersion, proposal: Proposal, actor: str) -> AdapterVersion:
     """A rerun adopts the pending row of a run that died: same number, its own files."""
     version.digest = proposal.manifest.digest
+    version.job = proposal.job
     version.run_id = proposal.run.id if proposal.run else None
     version.created_by = actor
     session.flush()
     session.execute(delete(VersionFile).where(VersionFile.version_id == version.id))
+    session.execute(delete(VersionCheckpoint).where(VersionCheckpoint.version_id == version.id))
     _insert_files(session, version, proposal.files)
     return version
 
@@ -134,22 +152,37 @@ def _insert_files(session: Session, version: AdapterVersion, files: Sequence[Fil
     session.execute(insert(VersionFile), rows)
 
 
-def _check_files(files: Iterable[FileEntry]) -> None:
+def check_file_names(files: Iterable[FileEntry]) -> str:
+    """The kind of version that files of these names make: lora or full. Raises Invalid where they make neither."""
     paths = [f.path for f in files]
-    missing = [name for name in ADAPTER_FILES if name not in paths]
-    strange = [p for p in paths if p not in (*ADAPTER_FILES, "README.md")]
+    kind = "full" if set(paths) & set(FILES_OF_KIND["full"]) else "lora"
+    wanted = FILES_OF_KIND[kind]
+    missing = [name for name in wanted if name not in paths]
+    strange = [p for p in paths if p not in (*wanted, "README.md")]
     if missing:
-        raise Invalid(f"An adapter needs {' and '.join(ADAPTER_FILES)}; missing: {', '.join(missing)}.")
+        thing = "An adapter" if kind == "lora" else "A full fine-tune"
+        raise Invalid(f"{thing} needs {' and '.join(wanted)}; missing: {', '.join(missing)}.")
     if strange or len(set(paths)) != len(paths):
         raise Invalid(
-            f"An adapter holds {', '.join((*ADAPTER_FILES, 'README.md'))} and nothing else, each once; found {', '.join(p[:80] for p in paths)!a}."
+            f"A version holds {', '.join((*wanted, 'README.md'))} and nothing else, each once; found {', '.join(p[:80] for p in paths)!a}."
         )
+    return kind
 
 
-def finish(session: Session, version_id: int, expected_digest: str, *, actor: str) -> AdapterVersion:
+def keep_checkpoints(session: Session, version: AdapterVersion, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Record the adapters kept on the way of a pending version's training: step, epoch, learning_rate, sha256, size; their bytes are in the store."""
+    session.execute(delete(VersionCheckpoint).where(VersionCheckpoint.version_id == version.id))
+    if rows:
+        moment = events.now()
+        _insert_blobs(session, [{"sha256": row["sha256"], "size": row["size"], "created_at": moment} for row in rows])
+        session.execute(insert(VersionCheckpoint), [{**row, "version_id": version.id} for row in rows])
+
+
+def finish(session: Session, version_id: int, expected_digest: str, *, actor: str, rewritten: FileEntry | None = None) -> AdapterVersion:
     """Make a pending version ready; its bytes are in the store and were verified there. Finishing twice changes nothing.
 
-    Raises Conflict where another process took the pending row over with other files.
+    `rewritten` is the canonical form of one of its files, which takes the place of the announced one; the version's digest then changes with it, and the
+    history keeps the announced one. Raises Conflict where another process took the pending row over with other files.
     """
     query = (
         select(AdapterVersion)
@@ -157,18 +190,39 @@ def finish(session: Session, version_id: int, expected_digest: str, *, actor: st
         .options(joinedload(AdapterVersion.advisor, innerjoin=True), joinedload(AdapterVersion.files))
     )
     version = session.scalars(query.with_for_update(of=AdapterVersion, key_share=True)).unique().one()
-    if version.digest != expected_digest:
+    if version.digest != expected_digest and not was_announced(session, version, expected_digest):
         raise Conflict(
             f"Another process registers {version.advisor.slug}@{version.number} with other files.", hint="Run the command again."
         )
     if version.state != "pending":
         return version
     moment = events.now()
+    if rewritten is not None:
+        file = next(f for f in version.files if f.path == rewritten.path)
+        file.sha256, file.size = rewritten.sha256, rewritten.size
+        version.digest = manifest_of(version).digest
     _insert_blobs(session, [{"sha256": f.sha256, "size": f.size, "created_at": moment} for f in version.files])
     version.state, version.ready_at = "ready", moment
     session.flush()
-    events.append(session, "version:registered", actor, {"number": version.number, "digest": version.digest}, version.advisor)
+    told = {"number": version.number, "digest": version.digest} | ({"announced": expected_digest} if rewritten is not None else {})
+    events.append(session, "version:registered", actor, told, version.advisor)
     return version
+
+
+def manifest_of(version: AdapterVersion) -> VersionManifest:
+    """What a recorded version's digest covers."""
+    base = version.base_model
+    files = tuple(FileEntry(f.path, f.sha256, f.size) for f in version.files)
+    return VersionManifest(
+        files, version.dataset.sha256, base.repo, base.revision, version.recipe_digest, version.persona.sha256, version.seed
+    )
+
+
+def was_announced(session: Session, version: AdapterVersion, digest: str) -> bool:
+    """Whether the version was announced under this digest, and then registered with its config in canonical form."""
+    told = events.of_advisor(session, version.advisor, limit=2**31 - 1, tag_prefix="version:registered")
+    wanted = {"number": version.number, "digest": version.digest, "announced": digest}
+    return any(events.body_of(event) == wanted for event in told)
 
 
 def _insert_blobs(session: Session, rows: list[dict[str, Any]]) -> None:
@@ -176,7 +230,7 @@ def _insert_blobs(session: Session, rows: list[dict[str, Any]]) -> None:
     session.execute(dialect.insert(Blob).values(rows).on_conflict_do_nothing())
 
 
-def check_files(store: ArtifactStore, files: Iterable[VersionFile]) -> list[str]:
+def check_files(store: Verifies, files: Iterable[VersionFile]) -> list[str]:
     """Re-read every file from the store; a sentence per difference that names the file."""
     problems = []
     for file in files:

@@ -1,6 +1,7 @@
 """The closed lists of words that the catalogue, the imports and the cards share. Pure; the tables' CHECK constraints are made from them."""
 
 VERSION_STATES = ("pending", "ready", "withdrawn")
+VERSION_KINDS = ("lora", "full")
 ORIGINS = ("human", "synthesised", "edited")
 CLASSES = ("academic", "institutional", "industry", "professional", "clinical", "community", "unclassified")
 CLASS_LABELS = {

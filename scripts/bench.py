@@ -20,6 +20,8 @@ import bench_dedupe
 import bench_download
 import bench_mlflow
 import bench_pipeline
+import bench_trainer
+import bench_wave
 import sqlalchemy as sa
 
 REPO = Path(__file__).resolve().parent.parent
@@ -42,6 +44,8 @@ def main() -> None:
     found["download"] = bench_download.run()
     found["pipeline"] = bench_pipeline.run()
     found["deduplication"] = bench_dedupe.run()
+    found["trainer"] = bench_trainer.run()
+    found["wave"] = bench_wave.run()
     folder = REPO / ".bench"
     folder.mkdir(exist_ok=True)
     (folder / "figures.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -172,8 +176,10 @@ def _report(found: dict[str, Any]) -> None:
     dedupe = found["deduplication"]
     rows.append(("deduplication of 10,000 against the loop", f"{dedupe['ratio_loop']}x", "100x"))
     rows.append(("deduplication of 100,000 against bare products", f"{dedupe['ratio_products']}x the time", "under 1.5x"))
+    rows += bench_trainer.verdicts(found["trainer"])
     for what, value, target in rows:
         print(f"{what}: {value}   (target {target})")
+    print(bench_wave.verdict(found["wave"]))
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ class Trial:
 
     def __init__(self, home: Path, messages: str, papers: dict[str, str], examples: int, database: str | None) -> None:
         self.home = home
+        self.messages, self.papers = messages, papers
         self.examples = examples
         self.database = database
         self.environment = {
@@ -153,8 +154,14 @@ def installed(home: Path, database: str | None, messages: str, papers: dict[str,
     return trial
 
 
+def copied(fresh: Trial, home: Path, database: str | None) -> Trial:
+    """Another installation as fresh as the first; `database` is a copy of its database, None where that lies in its folder."""
+    shutil.copytree(fresh.home, home)
+    return Trial(home, fresh.messages, fresh.papers, fresh.examples, database)
+
+
 def databases(url: str | None) -> Iterator[str | None]:
-    """A database for each installation."""
+    """A database for each installation: an empty one, then copies of it as it is when they are asked for."""
     number = 0
     while True:
         if url is None:
@@ -163,7 +170,7 @@ def databases(url: str | None) -> Iterator[str | None]:
         import psycopg
 
         with psycopg.connect(url, autocommit=True) as db:
-            db.execute(f"CREATE DATABASE kill_{number}".encode())
+            db.execute(f"CREATE DATABASE kill_{number}{' TEMPLATE kill_0' if number else ''}".encode())
         yield url.replace("/postgres?", f"/kill_{number}?")
         number += 1
 
@@ -178,7 +185,8 @@ def run(seeds: list[int], examples: int, scale: float, url: str | None) -> list[
         messages = stack.enter_context(stand_in("messages_api", "--scale", str(scale), "--log", str(log)))
         base = stack.enter_context(stand_in("papers_api"))
         papers = addresses(base)
-        whole = installed(root / "whole", next(names), messages, papers, examples)
+        fresh = installed(root / "fresh", next(names), messages, papers, examples)
+        whole = copied(fresh, root / "whole", next(names))
         began = time.monotonic()
         process = whole.begin()
         out, err = process.communicate(timeout=300)
@@ -189,7 +197,7 @@ def run(seeds: list[int], examples: int, scale: float, url: str | None) -> list[
         print(f"uninterrupted: {expected} in {seconds:.1f} s, {len(arrivals(log))} calls", flush=True)
         for seed in seeds:
             before, lines = len(arrivals(log)), _lines(log)
-            trial = installed(root / f"seed{seed}", next(names), messages, papers, examples)
+            trial = copied(fresh, root / f"seed{seed}", next(names))
             moment = random.Random(seed)
             process = trial.begin()
             began = time.monotonic()

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,10 +9,12 @@ from typing import Any
 import factories
 import numpy as np
 from fastapi import FastAPI
+from safetensors_kit import safetensors
 from sqlalchemy import event
 from starlette.testclient import TestClient
 
 from registry import advisors, bases, evaluations, promotion, runs, sources, tokens, versions
+from registry.adapter_files import base_card_from_config, canonical_config, model_tensors, tuned_config
 from registry.api.app import create_app
 from registry.artifacts import ArtifactStore
 from registry.db import Database
@@ -30,6 +31,7 @@ TINY = {
     "num_hidden_layers": 1,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
+    "vocab_size": 64,
 }
 BASE = {"repo": "example/tiny", "revision": "b" * 40}
 DOI = "https://doi.org/10.1037/a0036904"
@@ -125,13 +127,15 @@ def adapter(tag: int = 1, repo: str = BASE["repo"]) -> dict[str, bytes]:
         f"{prefix}.lora_A.weight": np.full((4, 32), 0.01 * tag, np.float32),
         f"{prefix}.lora_B.weight": np.full((32, 4), 0.02 * tag, np.float32),
     }
-    header, data = {}, b""
-    for name, tensor in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [len(data), len(data) + tensor.nbytes]}
-        data += tensor.tobytes()
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return {"adapter_model.safetensors": struct.pack("<Q", len(text)) + text + data, "adapter_config.json": json.dumps(config).encode()}
+    return {"adapter_model.safetensors": safetensors(tensors), "adapter_config.json": canonical_config(config, repo, BASE["revision"])}
+
+
+def full_fine_tune() -> dict[str, bytes]:
+    """A full fine-tune of the tiny base."""
+    card = base_card_from_config(TINY, BASE["repo"], BASE["revision"])
+    assert card is not None
+    tensors = {name: np.full(shape, 0.01, np.float32) for name, shape in model_tensors(card).items()}
+    return {"model.safetensors": safetensors(tensors), "config.json": tuned_config(card, "float32")}
 
 
 def digest(data: bytes) -> str:

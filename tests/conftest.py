@@ -12,23 +12,49 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
 from filelock import FileLock
 
+from registry import db as database_module
 from registry import schema
 from registry.artifacts import ArtifactStore, open_store
 from registry.db import Database
 
+if TYPE_CHECKING:
+    from trainer.process import WarmTrainer
+
 REPO = Path(__file__).resolve().parent.parent
 SHARED = REPO.parent / "shared"
 _counter = itertools.count()
+_compiled: dict[str, sa.Engine] = {}  # per kind of database, the engine that keeps the compiled statements
 
 os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that; the tests that interrupt a command must find it as a person would.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_statements() -> Iterator[None]:
+    """SQLAlchemy keeps compiled statements per engine. Each test has an engine of its own, and would spend half of its time on compiling what the test before
+    compiled too: here all engines of a kind share one cache, and with it the dialect, which is part of the cache's keys. Rows and connections stay apart.
+    """
+    real = database_module.create_engine
+
+    def create_engine(*arguments: Any, **options: Any) -> sa.Engine:
+        engine = real(*arguments, **options)
+        kept = _compiled.get(engine.name)
+        if kept is not None:
+            engine.dialect, engine._compiled_cache = kept.dialect, kept._compiled_cache
+        return engine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database_module, "create_engine", create_engine)
+        yield
+    _compiled.clear()
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +77,7 @@ def postgres() -> Iterator[str]:
     engine.dispose()
     database = Database(_database_url(url, "template_catalogue"))
     schema.upgrade(database)
+    _compiled[database.engine.name] = database.engine  # it has connected, so its dialect knows the server
     database.dispose()
     yield url
     server.cleanup()
@@ -69,6 +96,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     schema.upgrade(database)
     with database.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    _compiled[database.engine.name] = database.engine  # it has connected, so its dialect knows SQLite's version
     database.dispose()
     return path
 
@@ -148,3 +176,20 @@ def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(home / "tests.lock"):
         resolve_base("tiny", home)
     return home / "bases"
+
+
+@pytest.fixture(scope="session")
+def warm_trainer() -> Iterator["WarmTrainer"]:
+    """One training process for all tests that ask about something else than the process: it has loaded the libraries and the base already, and makes the
+    same bytes as a cold one (tests/unit/trainer and the story hold it to that).
+    """
+    from trainer.process import WarmTrainer
+
+    with WarmTrainer() as trainer:
+        yield trainer
+
+
+@pytest.fixture
+def warm(monkeypatch: pytest.MonkeyPatch, warm_trainer: "WarmTrainer") -> None:
+    """Every training of this process goes to the warm trainer."""
+    monkeypatch.setattr("trainer.process.run_training", warm_trainer.train)

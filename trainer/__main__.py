@@ -1,68 +1,176 @@
-"""`python -m trainer SPEC.json`: one training in this process, its events as JSON lines on stdout, everything else on stderr.
+"""Trainings in this process, their events as JSON lines on stdout, everything else on stderr.
 
-Events: {"event": "phase", "name"}, {"event": "step", "step", "of", "loss"}, {"event": "heldout", "step", "of"}, {"event": "warning", "message"},
-{"event": "error", "code", "message", "hint"}, {"event": "done"}. Exit code 0 after done, 1 after an error. With --parent-pipe the process ends as soon as its
-standard input is closed, so that it never outlives the one who started it.
+    python -m trainer SPEC.json         one training
+    python -m trainer plan SPEC.json    what a training would do, without loading the base
+    python -m trainer serve             one training after the other: specs as JSON lines on stdin; the base stays in memory between them
+
+Events: {"event": "phase", "name"}, {"event": "step", "step", "of", "loss"}, {"event": "heldout", "step", "of"}, {"event": "resumed", "step", "of"},
+{"event": "plan", ...}, {"event": "warning", "message"}, {"event": "error", "code", "message", "hint", "sound"} ("sound": the process can train on), {"event": "done"}. Each training ends with done or error.
+Exit code 0 after done, 143 after the error "paused", 1 after another. With --parent-pipe the process ends as soon as its standard input is closed, so that it never outlives the one who
+started it. On SIGTERM a training saves its state and ends with the error "paused"; the process then ends too.
 """
 
+import functools
 import json
 import os
+import queue
+import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from trainer.child import child_environment
+from registry.errors import Paused, RegistryError
+from trainer.child import child_environment, rank
+
+if TYPE_CHECKING:
+    from trainer.loading import Bases
+    from trainer.spec import TrainSpec
+    from trainer.state import Stop
 
 PARENT_PIPE = "--parent-pipe"
+SERVE = "serve"
+PLAN = "plan"
+PAUSED = 128 + signal.SIGTERM
+Emit = Callable[[Mapping[str, Any]], None]
 
 
 def main(arguments: list[str]) -> int:
-    """Run one spec; returns the exit code."""
-    events = _take_stdout()
-
-    def emit(event: Mapping[str, Any]) -> None:
-        events.write(json.dumps(event, allow_nan=False) + "\n")
-        events.flush()
-
+    """Run what the arguments say; returns the exit code."""
+    emit = _emitter(_take_stdout())
+    wanted = [a for a in arguments if a != PARENT_PIPE]
+    if wanted == [SERVE]:
+        return _serve(emit)
     if PARENT_PIPE in arguments:
         threading.Thread(target=_end_with_parent, daemon=True).start()
-    paths = [a for a in arguments if a != PARENT_PIPE]
-    if len(paths) != 1:
-        emit({"event": "error", "code": "invalid", "message": "Expected one train spec: python -m trainer SPEC.json.", "hint": None})
+    signal.signal(signal.SIGTERM, _paused_before_it_began)
+    if len(wanted) == 2 and wanted[0] == PLAN:
+        return _plan(Path(wanted[1]), emit)
+    if len(wanted) != 1:
+        usage = "Expected a train spec: python -m trainer [plan] SPEC.json, or python -m trainer serve."
+        emit({"event": "error", "code": "invalid", "message": usage, "hint": None})
         return 1
-    return _run(Path(paths[0]), emit)
+    path = Path(wanted[0])
+    return _guarded(lambda phase: _run(_read(path), emit, phase), emit)
 
 
-def _run(path: Path, emit: Any) -> int:
-    from trainer.examples import read_dataset
-    from trainer.failures import explain
-    from trainer.spec import TrainSpec
+def _emitter(file: TextIO) -> Emit:
+    """Write events; of several processes that train together the first speaks, and whichever fails."""
 
-    phase = "start"
+    def emit(event: Mapping[str, Any]) -> None:
+        if rank() == 0 or event["event"] == "error":
+            file.write(json.dumps(event, allow_nan=False) + "\n")
+            file.flush()
+
+    return emit
+
+
+def _guarded(work: Callable[[list[str]], None], emit: Emit) -> int:
+    """Do some work and tell how it ended. `work` keeps the phase it is in as the last item of its list."""
+    phases = ["start"]
     try:
-        spec = TrainSpec.read(path)
-        os.environ.update(child_environment(offline=spec.base.kind != "hub"))  # before torch is loaded
-        read_dataset(spec.dataset_dir)  # its errors should not wait for the libraries
-        emit({"event": "phase", "name": "libraries"})
-        phase = "libraries"
-        from trainer.train import Phases, train
-
-        phases = Phases(emit)
-        try:
-            train(spec, emit, phases)
-        finally:
-            phase = phases.current
+        work(phases)
     except Exception as error:  # noqa: BLE001 - the edge of the process: every failure becomes one event
         import traceback
 
+        from trainer.failures import explain
+
         traceback.print_exc()
-        told = explain(error, phase)
-        emit({"event": "error", "code": told.code, "message": told.message, "hint": told.hint})
-        return 1
+        told = explain(error, phases[-1])
+        # What this product refused, or the disk did, leaves the process as good as it was; after anything else (memory, the GPU) nobody knows.
+        sound = isinstance(error, RegistryError | OSError)
+        emit({"event": "error", "code": told.code, "message": told.message, "hint": told.hint, "sound": sound})
+        return PAUSED if isinstance(told, Paused) else 1
     emit({"event": "done"})
     return 0
+
+
+def _read(path: Path) -> "TrainSpec":
+    from trainer.spec import TrainSpec
+
+    return TrainSpec.read(path)
+
+
+def _run(spec: "TrainSpec", emit: Emit, phases: list[str], bases: "Bases | None" = None, stop: "Stop | None" = None) -> None:
+    from trainer.examples import read_dataset
+
+    os.environ.update(child_environment(offline=spec.base.kind != "hub", devices=spec.recipe.processes))  # before torch is loaded
+    read_dataset(spec.dataset_dir)  # its errors should not wait for the libraries
+    emit({"event": "phase", "name": "libraries"})
+    phases.append("libraries")
+    from trainer.state import Stop
+    from trainer.train import Phases, train
+
+    if stop is None:
+        stop = Stop()
+        stop.listen()
+    told = Phases(emit)
+    try:
+        train(spec, emit, told, bases, stop)
+    finally:
+        phases.append(told.current)
+
+
+def _plan(path: Path, emit: Emit) -> int:
+    def work(phases: list[str]) -> None:
+        spec = _read(path)
+        os.environ.update(child_environment(offline=spec.base.kind != "hub"))
+        phases.append("data_preparation")
+        from trainer.counting import count
+
+        emit({"event": "plan", **count(spec)})
+
+    return _guarded(work, emit)
+
+
+def _serve(emit: Emit) -> int:
+    """Train what comes on standard input until it closes. Every spec brings its own log: what libraries print goes to out_dir/training.log."""
+    orders: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read_orders, args=(orders,), daemon=True).start()
+    signal.signal(signal.SIGTERM, _paused_before_it_began)
+    bases: list[Bases] = []
+    stop: list[Stop] = []
+
+    def work(order: str, phases: list[str]) -> None:
+        from trainer.spec import TrainSpec
+
+        spec = TrainSpec.from_json(json.loads(order))
+        _log_to(spec.out_dir)
+        if not bases:  # torch is loaded by the first order, under its environment
+            os.environ.update(child_environment(offline=spec.base.kind != "hub"))
+            from trainer.loading import Bases
+            from trainer.state import Stop
+
+            bases.append(Bases())
+            stop.append(Stop())
+            stop[0].listen()
+        _run(spec, emit, phases, bases[0], stop[0])
+
+    try:
+        while _guarded(functools.partial(work, orders.get()), emit) != PAUSED:
+            pass
+    except Paused:  # asked to stop between two trainings
+        return PAUSED
+    return PAUSED  # who was asked to stop is to end; the next training gets a process of its own
+
+
+def _read_orders(orders: "queue.Queue[str]") -> None:
+    """Pass lines on; the end of standard input is the end of this process, whatever it does at the moment."""
+    for line in sys.stdin:
+        orders.put(line)
+    os._exit(1)
+
+
+def _log_to(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    log = os.open(folder / "training.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def _paused_before_it_began(_number: int, _frame: object) -> None:
+    raise Paused("The training was stopped before it began.", hint="Run the same command to begin.")
 
 
 def _take_stdout() -> TextIO:

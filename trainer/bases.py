@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from registry.errors import Invalid, NotFound, Unavailable
+from registry.known_bases import known_base
 from registry.manifest import digest
-from trainer.chat import folder_template, template_digest
+from trainer import borrowed
+from trainer.chat import PLAIN, choose_template, folder_template, template_digest
 
 TINY = "tiny"
 BASE_FILE = "base.json"
+TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - the name of the variable that huggingface_hub reads
 OnEvent = Callable[[Mapping[str, Any]], None]
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -29,7 +32,10 @@ _CHUNK = 1024 * 1024
 
 @dataclass(frozen=True)
 class BaseSpec:
-    """One exact base. `config` is its config.json, from which the registry reads the shapes; `path` is set for builtin and local only."""
+    """One exact base. `config` is its config.json, from which the registry reads the shapes; `path` is set for builtin and local only.
+
+    `chat_template_sha256` is of the base's own template; `template` names the one to train with (trainer.chat.choose_template), None where nobody looked.
+    """
 
     kind: Literal["builtin", "hub", "local"]
     repo: str
@@ -39,6 +45,7 @@ class BaseSpec:
     note: str | None = None
     config: Mapping[str, Any] | None = None
     chat_template_sha256: str | None = None
+    template: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The JSON object of a TrainSpec; a path as text."""
@@ -69,7 +76,7 @@ def resolve_base(name: str, home: Path, on_event: OnEvent | None = None, *, endp
     """The exact base that `name` means: 'tiny', an existing folder, or a hub id 'org/name' with an optional '@revision'.
 
     `home` is the registry's home folder, under which the built-in base is made when it is missing (`on_event` gets the progress). `endpoint` is another hub
-    than the default one. Raises Invalid (not a name, an incomplete folder, a gated repository), NotFound, or Unavailable (no network and not in the cache).
+    than the default one. A known base (registry.known_bases) without '@revision' is taken at its card's revision. Raises Invalid (not a name, an incomplete folder, a gated repository), NotFound, or Unavailable (no network and not in the cache).
     """
     if name == TINY:
         from trainer.tiny.builtin import builtin_base
@@ -77,11 +84,34 @@ def resolve_base(name: str, home: Path, on_event: OnEvent | None = None, *, endp
         return builtin_base(home, on_event)
     folder = Path(name).expanduser()
     if name and folder.is_dir():
-        return local_base(folder)
+        return _told(local_base(folder), on_event)
     repo, _, revision = name.partition("@")
     if not _HUB_NAME.fullmatch(repo) or Path(name).is_absolute() or name.startswith((".", "~")):
         _refuse_name(name, folder)
-    return _hub_base(repo, revision or None, endpoint)
+    repo, revision = _known(repo, revision, on_event)
+    borrowed.note_model(home, repo)  # what is fetched from here on is this tool's, for `registry cleanup`
+    base = _told(_hub_base(repo, revision or None, endpoint), on_event)
+    borrowed.note_model(home, repo, base.revision)
+    return base
+
+
+def _known(repo: str, revision: str, on_event: OnEvent | None) -> tuple[str, str]:
+    """The hub's present name of a known base and, where none is asked for, the revision of its card; said in a warning event."""
+    known = known_base(repo)
+    if known is None:
+        return repo, revision
+    if not revision and known.revision and on_event:
+        message = f"{known.repo} is taken at {known.revision}, the revision this release knows; for another one say {known.repo}@revision."
+        on_event({"event": "warning", "message": message})
+    return known.repo, revision or known.revision or ""
+
+
+def _told(base: BaseSpec, on_event: OnEvent | None) -> BaseSpec:
+    """Say it when the base's own chat template is passed over."""
+    if base.template == PLAIN and base.chat_template_sha256 and on_event:
+        message = f"The chat template of {base.repo} does not say which words are the assistant's; the packaged plain one is used instead."
+        on_event({"event": "warning", "message": message})
+    return base
 
 
 def _refuse_name(name: str, folder: Path) -> NoReturn:
@@ -116,6 +146,7 @@ def local_base(folder: Path) -> BaseSpec:
         weights_sha256=weights,
         config=config,
         chat_template_sha256=template_digest(template) if template else None,
+        template=choose_template("", config, folder),
     )
 
 
@@ -188,9 +219,7 @@ def _hub_base(repo: str, wanted: str | None, endpoint: str | None) -> BaseSpec:
     except RevisionNotFoundError:
         raise NotFound(f"{repo} has no revision {str(wanted)[:80]!a}.", hint="Leave '@revision' away for the newest one.") from None
     except RepositoryNotFoundError:
-        raise NotFound(
-            f"The hub has no model {repo} that may be seen from here.", hint="Check the spelling; for a private model set HF_TOKEN."
-        ) from None
+        raise _missing(repo) from None
     except LocalEntryNotFoundError:  # a file could not be fetched, which is another matter than one that is not there
         return _cached_base(repo, wanted)
     except EntryNotFoundError:
@@ -212,10 +241,22 @@ def _commit(repo: str, sha: str | None) -> str:
 
 
 def _gated(repo: str) -> Invalid:
+    known = known_base(repo)
+    licence, page = (f"the {known.licence}", known.licence_page) if known else ("a licence", f"https://huggingface.co/{repo}")
+    variable = known.token_variable or TOKEN_VARIABLE if known else TOKEN_VARIABLE
     return Invalid(
-        f"{repo} is gated: its owner asks you to accept a licence first.",
-        hint=f"Accept it at https://huggingface.co/{repo}, then set HF_TOKEN to a token of that account.",
+        f"{repo} is gated: its owner asks you to accept {licence} first.",
+        hint=f"Accept it at {page}, then set {variable} to a token of that account.",
     )
+
+
+def _missing(repo: str) -> NotFound:
+    """A hub answers alike for a model that is not there and for one that may not be seen, so a known base's hint is about the licence."""
+    known = known_base(repo)
+    hint = f"Check the spelling; for a private model set {TOKEN_VARIABLE}."
+    if known is not None and known.gated:
+        hint = f"Accept its licence at {known.licence_page}, then set {known.token_variable} to a token of that account."
+    return NotFound(f"The hub has no model {repo} that may be seen from here.", hint=hint)
 
 
 def _read_hub(api: Any, repo: str, commit: str) -> BaseSpec:
@@ -233,13 +274,14 @@ def _read_hub(api: Any, repo: str, commit: str) -> BaseSpec:
 
 
 def _from_snapshot(folder: Path, repo: str, commit: str) -> BaseSpec:
-    template = folder_template(folder)
+    template, config = folder_template(folder), read_config(folder)
     return BaseSpec(
         kind="hub",
         repo=repo,
         revision=commit,
-        config=read_config(folder),
+        config=config,
         chat_template_sha256=template_digest(template) if template else None,
+        template=choose_template(repo, config, folder),
     )
 
 

@@ -3,8 +3,8 @@
 import os
 
 
-def child_environment(*, offline: bool) -> dict[str, str]:
-    """A copy of the environment with what makes a run repeatable and quiet; with `offline`, nothing is fetched."""
+def child_environment(*, offline: bool, devices: int = 1) -> dict[str, str]:
+    """A copy of the environment with what makes a run repeatable and quiet; with `offline`, nothing is fetched. The child sees `devices` GPUs, no more."""
     env = dict(os.environ)
     env.update(
         {
@@ -25,6 +25,11 @@ def child_environment(*, offline: bool) -> dict[str, str]:
     if offline:
         env.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})
     visible = env.get("CUDA_VISIBLE_DEVICES")
-    # TRL refuses to train when one process sees several GPUs; several at once are left to accelerate (later work).
-    env["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0] if visible is not None else "0"
+    mine = visible.split(",") if visible is not None else [str(n) for n in range(devices)]
+    env["CUDA_VISIBLE_DEVICES"] = ",".join(mine[:devices])  # a process that sees more GPUs than it trains on makes a context on each
     return env
+
+
+def rank() -> int:
+    """Which of the processes that train one model together this is: accelerate's launcher says so in RANK; alone it is 0."""
+    return int(os.environ.get("RANK", "0"))

@@ -7,17 +7,20 @@ Rules: what is unknown is null, never guessed; the class of reproducibility is s
 import os
 import platform
 import subprocess
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from registry.manifest import digest
 from trainer.recipe import Recipe
 
+# The packages that decide what a training computes; the complete list stands beside, in pip_freeze.
 PACKAGES = (
     "accelerate",
     "adapter-registry",
     "bitsandbytes",
-    "datasets",
     "huggingface-hub",
     "jinja2",
     "numpy",
@@ -26,7 +29,6 @@ PACKAGES = (
     "tokenizers",
     "torch",
     "transformers",
-    "trl",
 )
 
 
@@ -34,16 +36,22 @@ def capture(recipe: Recipe) -> dict[str, Any]:
     """The environment of the running process, after torch was configured."""
     import torch
 
+    frozen = pip_freeze()
     cuda = recipe.device == "cuda"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
         "processor": _processor(),
-        "packages": _packages(),
+        "packages": versions_of(PACKAGES),
+        "pip_freeze": frozen,
+        "pip_freeze_sha256": digest(frozen),
         "code": code_version(),
         "device": torch.cuda.get_device_name(0) if cuda else "cpu",
+        "devices": recipe.processes if cuda else 0,
+        "driver": _driver() if cuda else None,
         "cuda": torch.version.cuda if cuda else None,
+        "attention": recipe.attention,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
@@ -53,6 +61,37 @@ def capture(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def pip_freeze() -> list[str]:
+    """Every installed distribution as name==version, sorted. Names and versions only: where one came from may be a path of this machine."""
+    return list(_frozen())
+
+
+@cache
+def _frozen() -> tuple[str, ...]:
+    """Read once a process: what is imported stays the same, and reading takes longer than a warm training of a tiny model (0.8 s)."""
+    found = {(d.name.lower().replace("_", "-"), d.version) for d in metadata.distributions() if d.name}
+    return tuple(sorted(f"{name}=={version}" for name, version in found))
+
+
+def versions_of(names: Iterable[str]) -> Mapping[str, str | None]:
+    """The installed versions; None for what is not installed."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _driver() -> str | None:
+    """The NVIDIA driver's version."""
+    from trainer.preflight import detect_device
+
+    device = detect_device()
+    return device.driver if device is not None else None
+
+
 def _processor() -> str | None:
     """The CPU's model name on Linux; None elsewhere."""
     try:
@@ -60,16 +99,6 @@ def _processor() -> str | None:
     except OSError:
         return None
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
-
-
-def _packages() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
 
 
 def code_version() -> dict[str, Any] | None:

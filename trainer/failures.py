@@ -21,7 +21,12 @@ def explain(error: BaseException, phase: str) -> RegistryError:
     if _is_out_of_memory(error, text):
         return TrainingFailed(
             f"Out of memory (during {phase}): {_first_line(error)}",
-            hint="Lower batch_size (and raise gradient_accumulation), switch on gradient_checkpointing, or choose a smaller base.",
+            hint="Lower batch_size (and raise gradient_accumulation), switch on gradient_checkpointing, use --method qlora, or choose a smaller base.",
+        )
+    if _is_gpu_gone(text):
+        return TrainingFailed(
+            f"The GPU does not answer any more (during {phase}): {_first_line(error)}",
+            hint="Look at nvidia-smi and at the kernel's log for Xid messages; the same command goes on from the last saved state.",
         )
     if isinstance(error, ModuleNotFoundError):
         return Invalid(
@@ -34,7 +39,9 @@ def explain(error: BaseException, phase: str) -> RegistryError:
 def _is_disk_full(error: BaseException, text: str) -> bool:
     codes = {errno.ENOSPC, errno.EDQUOT}
     # safetensors (Rust) wraps the system's error into its own: "I/O error: No space left on device (os error 28)"
-    return (isinstance(error, OSError) and error.errno in codes) or "os error 28" in text or "No space left on device" in text
+    # and torch's file writer says only that a write failed, whatever the system said.
+    marks = ("os error 28", "No space left on device", "PytorchStreamWriter failed writing file")
+    return (isinstance(error, OSError) and error.errno in codes) or any(mark in text for mark in marks)
 
 
 def _is_out_of_memory(error: BaseException, text: str) -> bool:
@@ -44,9 +51,30 @@ def _is_out_of_memory(error: BaseException, text: str) -> bool:
         "DefaultCPUAllocator: can't allocate memory",
         "DefaultCPUAllocator: not enough memory",
         "CUDA out of memory",
+        "CUDA error: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
         "Cannot allocate memory",
     )
     return any(mark in text for mark in marks)
+
+
+def _is_gpu_gone(text: str) -> bool:
+    """CUDA's own words (driver_types.h) for a card that is lost, reset, hidden, or fell off the bus. After any of them the process can do nothing more on it."""
+    lowered = text.lower()
+    marks = (
+        "no cuda-capable device",
+        "all cuda-capable devices are busy or unavailable",
+        "device lost",
+        "device not ready",
+        "fallen off the bus",
+        "unspecified launch failure",
+        "uncorrectable ecc error",
+        "an illegal memory access was encountered",
+        "driver shutting down",
+        "cuda_error_device_unavailable",
+        "xid",
+    )
+    return ("cuda" in lowered or "nvml" in lowered or "nccl" in lowered or "gpu" in lowered) and any(mark in lowered for mark in marks)
 
 
 def _first_line(error: BaseException) -> str:

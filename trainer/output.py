@@ -6,23 +6,52 @@ read); the config is the registry's canonical form and names the registered base
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from registry.adapter_files import BaseCard, base_card_from_config, canonical_config, check_adapter
+from registry.adapter_files import BaseCard, base_card_from_config, canonical_config, check_version_files, tuned_config
 from registry.errors import Invalid, TrainingFailed
 from registry.manifest import FileEntry, digest_bytes
-from trainer.bases import BaseSpec
-from trainer.spec import CONFIG_FILE, FILES_FOLDER, RESULT_FILE, WEIGHTS_FILE, TrainedAdapter
+from trainer.bases import BaseSpec, file_digest
+from trainer.spec import (
+    CHECKPOINTS_FOLDER,
+    CONFIG_FILE,
+    FILES_FOLDER,
+    FULL_CONFIG_FILE,
+    FULL_WEIGHTS_FILE,
+    RESULT_FILE,
+    WEIGHTS_FILE,
+    TrainedAdapter,
+)
 
 
 def prepare_folder(out_dir: Path) -> Path:
-    """Make the folder of the files and take away a former result, so that what is found there later is this run's. Raises OSError."""
+    """Make the folder of the files and take away a former result and its checkpoints, so that what is found there later is this run's. Raises OSError.
+
+    A saved state stays: the run may go on from it.
+    """
     (out_dir / RESULT_FILE).unlink(missing_ok=True)
     folder = out_dir / FILES_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    for path in (folder, out_dir / CHECKPOINTS_FOLDER):
+        path.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def write_with(path: Path, write: Callable[[Path], object]) -> FileEntry:
+    """Have `write` make a file so that it is complete or absent, and readable by others. Raises OSError."""
+    part = path.with_name(path.name + ".part")
+    try:
+        write(part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.chmod(0o644)
+        found = FileEntry(path.name, file_digest(part), part.stat().st_size)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return found
 
 
 def write_whole(path: Path, data: bytes) -> FileEntry:
@@ -48,18 +77,47 @@ def write_adapter(folder: Path, weights: bytes, config: Mapping[str, Any], base:
     """
     named = plain_json(config) | {"base_model_name_or_path": base.repo, "revision": base.revision, "inference_mode": True}
     try:
-        entries = (
-            write_whole(folder / CONFIG_FILE, canonical_config(named, base.repo, base.revision)),
-            write_whole(folder / WEIGHTS_FILE, weights),
-        )
-        card = base_card_from_config(base.config or {}, base.repo, base.revision) or BaseCard(base.repo, base.revision)
-        check_adapter({entry.path: folder / entry.path for entry in entries}, card)
+        text = canonical_config(named, base.repo, base.revision)
     except Invalid as error:
-        raise TrainingFailed(
-            f"The training ended, but its adapter is not one that may enter: {error.message}",
-            hint="Look at the loss curve; a lower learning_rate often helps.",
-        ) from error
+        raise _refused(error) from error
+    entries = (write_whole(folder / CONFIG_FILE, text), write_whole(folder / WEIGHTS_FILE, weights))
+    return _through_gate(folder, entries, base)
+
+
+def write_full(folder: Path, write_weights: Callable[[Path], object], base: BaseSpec, dtype: str) -> tuple[FileEntry, ...]:
+    """Write the weights of a full fine-tune as one file, and the base's config with their dtype, in the canonical form; then the gate looks at them.
+
+    Raises TrainingFailed when the gate refuses what was trained, and OSError.
+    """
+    try:
+        text = tuned_config(_card(base), dtype)
+    except Invalid as error:
+        raise _refused(error) from error
+    entries = (
+        write_whole(folder / FULL_CONFIG_FILE, text),
+        write_with(folder / FULL_WEIGHTS_FILE, write_weights),
+    )
+    return _through_gate(folder, entries, base)
+
+
+def _through_gate(folder: Path, entries: tuple[FileEntry, ...], base: BaseSpec) -> tuple[FileEntry, ...]:
+    try:
+        check_version_files({entry.path: folder / entry.path for entry in entries}, _card(base))
+    except Invalid as error:
+        raise _refused(error) from error
     return entries
+
+
+def _card(base: BaseSpec) -> BaseCard:
+    known = base_card_from_config(base.config or {}, base.repo, base.revision, base.weights_sha256)
+    return known or BaseCard(base.repo, base.revision, weights_sha256=base.weights_sha256)
+
+
+def _refused(error: Invalid) -> TrainingFailed:
+    return TrainingFailed(
+        f"The training ended, but its result is not one that may enter: {error.message}",
+        hint="Look at the loss curve; a lower learning_rate often helps.",
+    )
 
 
 def plain_json(value: Any) -> Any:

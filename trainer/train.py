@@ -1,40 +1,43 @@
-"""Trains one adapter with PEFT and TRL, in this process. Loads torch; `trainer.process` runs it in a process of its own.
+"""Trains one adapter, or one full model, in this process. Loads torch; `trainer.process` runs it in a process of its own.
 
-Rules: data is refused before the base is loaded; nothing reads the data loader before training begins (that alone changes the dropout's random numbers, and
-with them the adapter: measured); every TRL setting that matters is given, because its defaults move; a loss that is no number ends the run without a result.
+Rules: data is refused before the base is loaded; the seed is set after the base is loaded and right before the adapter's starting values are drawn, so a warm
+process draws the same; a loss that is no number ends the run without a result; the state that is saved on the way holds all that decides the rest; result.json
+comes last. What one step does stands in trainer.loop, the order of the data in trainer.packing.
 """
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets.arrow_dataset import Dataset
-from peft import LoraConfig, get_peft_model_state_dict
-from safetensors.torch import save
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback, set_seed
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
+from safetensors.torch import save_file
+from transformers import set_seed
 
-from registry.errors import Invalid, TrainingFailed, Unavailable
-from trainer.bases import BaseSpec, weights_digest
+from registry.errors import Invalid, Paused, TrainingFailed
+from registry.manifest import FileEntry
+from trainer import adapter
+from trainer.bases import file_digest
 from trainer.data import Encoded, encode_all, recipe_template
 from trainer.environment import capture
 from trainer.examples import read_dataset
-from trainer.heldout import canary, measure
-from trainer.output import prepare_folder, write_adapter, write_result
+from trainer.heldout import Measured, canary_examples, canary_rows, heldout_rows, measure_one
+from trainer.loading import Bases, Borrowed, fetch, load_tokenizer, quantization
+from trainer.loop import Done, Row, lay_out, learning_rate, make_optimizer, set_learning_rate, train_step
+from trainer.memory import peak_memory, reset_peak_memory
+from trainer.output import prepare_folder, write_adapter, write_full, write_result, write_whole, write_with
+from trainer.packing import Schedule, Step, kept_steps
 from trainer.recipe import Recipe
-from trainer.spec import TrainedAdapter, TrainSpec
+from trainer.sharded import team
+from trainer.spec import CHECKPOINTS_FOLDER, Checkpoint, TrainedAdapter, TrainSpec
+from trainer.state import Clock, State, Stop
 
 Progress = Callable[[Mapping[str, Any]], None]
-# What a model folder needs here. No pickles: a .bin is never fetched, let alone loaded.
-_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
-# Mistral's repositories carry the weights a second time in the maker's own layout, as large as all shards together; transformers does not read it.
-_UNWANTED = ("consolidated*", "*/*")
+ALL_THREADS = torch.get_num_threads()  # what the machine offers, before a recipe says otherwise
+FINAL_STATE_AFTER = 30.0  # seconds of steps that are worth a state before the measuring begins
 
 
 class Phases:
@@ -56,54 +59,71 @@ class Phases:
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 3)
 
 
-def train(spec: TrainSpec, progress: Progress, phases: Phases | None = None) -> TrainedAdapter:
+@dataclass(frozen=True)
+class Prepared:
+    """The data of a training, in tokens, and what turned it into them."""
+
+    source: Path
+    dataset_sha256: str
+    tokenizer: Any
+    template: str
+    train: tuple[Encoded, ...]
+    heldout: tuple[Encoded, ...]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example that is trained."""
+        return max(len(e.input_ids) for e in self.train)
+
+
+def train(
+    spec: TrainSpec, progress: Progress, phases: Phases | None = None, bases: Bases | None = None, stop: Stop | None = None
+) -> TrainedAdapter:
     """Train what the spec says, write files and result.json to its out_dir, and return them.
 
-    Raises RegistryError for everything that is known to go wrong; other exceptions are made sentences by trainer.failures. Without a return there is no result.json.
+    `bases` holds the base for the next training of a warm process. Raises RegistryError for everything that is known to go wrong, Paused where `stop` asked or
+    the drive's time came; other exceptions are made sentences by trainer.failures. Without a return there is no result.json.
     """
     phase = phases or Phases(progress)
     recipe = spec.recipe
     folder = prepare_folder(spec.out_dir)
     configure(recipe)
     with phase("data_preparation"):
-        conversations = read_dataset(spec.dataset_dir)
-        source = _fetch(spec.base)
-        tokenizer = load_tokenizer(source)
-        template = recipe_template(recipe, tokenizer)
-        examples = encode_all(conversations.train, tokenizer, template, recipe.max_length)
-        heldout = encode_all(conversations.heldout[: recipe.heldout_max_examples], tokenizer, template, recipe.max_length)
-    if not heldout:
+        data = _prepare(spec)
+    if not data.heldout:
         progress(
             {"event": "warning", "message": "Nothing is held out, so this training is not measured; import the data with a held-out share."}
         )
-    with phase("model_load"):
-        model = load_base(source, recipe)
-    with phase("adapter_preparation"), tempfile.TemporaryDirectory(prefix="registry-train-") as scratch:
-        watcher = Watcher(progress)
-        trainer = make_trainer(spec, model, tokenizer, examples, watcher, Path(scratch))
-        counted = _parameters(trainer.model)
-    with phase("training"):
-        trainer.train()
-        trained: Any = trainer.model
-        watcher.check_finished()
-    with phase("save"):
-        weights, config = _adapter_bytes(trained)
-        files = write_adapter(folder, weights, config, spec.base)
-    with phase("heldout_evaluation"):
-        trained.eval()
-        metrics = {
-            "loss_curve": watcher.curve,
-            "steps": len(watcher.curve),
-            "trained_tokens": sum(e.trained for e in examples),  # in one pass over the training set
-            "train_examples": len(examples),
-            **counted,
-            "adapter_dtype": _adapter_dtype(trained),
-            "heldout": measure(trained, heldout, lambda n, of: progress({"event": "heldout", "step": n, "of": of})),
-            "canary": canary(trained, tokenizer, template),
-        }
-    adapter = TrainedAdapter(folder, files, spec.base.without_path(), recipe, spec.seed, metrics, phase.seconds, capture(recipe))
-    write_result(spec.out_dir, adapter)
-    return adapter
+    with ExitStack() as borrowed:
+        with phase("model_load"):
+            _require_fit(spec, data)
+            base = borrowed.enter_context((bases if bases is not None else Bases()).borrowed(spec.base, recipe, data.source))
+        return Run(spec, data, base, progress, phase, stop or Stop()).all(folder)
+
+
+def _prepare(spec: TrainSpec) -> Prepared:
+    recipe = spec.recipe
+    conversations = read_dataset(spec.dataset_dir)
+    source = fetch(spec.base)
+    tokenizer = load_tokenizer(source)
+    template = recipe_template(recipe, tokenizer)
+    measured = conversations.heldout[: recipe.heldout_max_examples]
+    return Prepared(
+        source,
+        conversations.dataset_sha256,
+        tokenizer,
+        template,
+        tuple(encode_all(conversations.train, tokenizer, template, recipe.max_length)),
+        tuple(encode_all(measured, tokenizer, template, recipe.max_length)),
+    )
+
+
+def _require_fit(spec: TrainSpec, data: Prepared) -> None:
+    """Refuse what the card cannot hold before anything is loaded onto it."""
+    if spec.recipe.device == "cuda":
+        from trainer.preflight import detect_device, require_fit
+
+        require_fit(spec.recipe, spec.base, detect_device(), data.longest, max(e.trained for e in data.train))
 
 
 def configure(recipe: Recipe) -> None:
@@ -113,216 +133,231 @@ def configure(recipe: Recipe) -> None:
             "The recipe trains on a GPU, but torch sees none here.",
             hint="Install a CUDA build of torch, or train with a recipe for the CPU (CUDA_VISIBLE_DEVICES= hides the card).",
         )
-    torch.set_num_threads(recipe.threads or torch.get_num_threads())
+    torch.set_num_threads(recipe.threads or ALL_THREADS)
     # On a GPU some kernels have no deterministic form; they warn there instead of ending the run, and the run is 'statistical' anyway.
     torch.use_deterministic_algorithms(mode=True, warn_only=recipe.device == "cuda")
     # Costs a fifth of the time and guards against reading fresh memory, which the models do not do. (The attribute is set up at run time.)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _fetch(base: BaseSpec) -> Path:
-    """The folder of the base's files; downloads a hub base at its pinned commit. Raises Unavailable, or Invalid when the weights are not the recorded ones."""
-    if base.path is not None:
-        found = weights_digest(base.path)
-        if base.weights_sha256 is not None and found != base.weights_sha256:
-            raise Invalid(
-                f"The weights of {base.repo} changed on disk: expected {base.weights_sha256}, found {found}.",
-                hint="Resolve the base again.",
-            )
-        return base.path
-    from huggingface_hub import snapshot_download
+class Run:
+    """One training from a loaded base to its result."""
 
-    try:
-        return Path(snapshot_download(base.repo, revision=base.revision, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED)))
-    except OSError as error:
-        if error.errno is not None:  # the disk's errors have a number, the hub's have none
-            raise
-        raise Unavailable(
-            f"{base.repo} at {base.revision} could not be downloaded: {type(error).__name__}.",
-            hint="Check the network, HF_TOKEN and the model's licence page, then run the command again.",
-        ) from error
-
-
-def load_tokenizer(source: Path) -> Any:
-    """The base's tokenizer, with the end token for padding where it has none (padding is never trained nor attended to)."""
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def load_base(source: Path, recipe: Recipe) -> Any:
-    """The base model: in the recipe's dtype, or in NF4 with that dtype for the computation. Only safetensors are read, no code of the base runs."""
-    dtype = getattr(torch, recipe.dtype)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": recipe.attention, "use_safetensors": True, "trust_remote_code": False}
-    if recipe.device == "cuda":
-        options["device_map"] = {"": 0}
-    if recipe.quantization == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=recipe.double_quantization,
-            bnb_4bit_compute_dtype=dtype,
-        )
-    model = AutoModelForCausalLM.from_pretrained(source, **options)
-    model.config.use_cache = False
-    return model
-
-
-def total_steps(recipe: Recipe, examples: int) -> int:
-    """Optimizer steps: all epochs, but at most max_steps. The last batch of an epoch may be smaller."""
-    batches = math.ceil(examples / recipe.batch_size)
-    steps = math.ceil(batches / recipe.gradient_accumulation) * recipe.epochs
-    return min(steps, recipe.max_steps or steps)
-
-
-def make_trainer(spec: TrainSpec, model: Any, tokenizer: Any, examples: Sequence[Encoded], watcher: "Watcher", scratch: Path) -> SFTTrainer:
-    """TRL's trainer around a fresh adapter. TRL sets the seed before PEFT draws the adapter's starting values. Raises Invalid for targets the base has not."""
-    rows = {
-        "input_ids": [list(e.input_ids) for e in examples],
-        "labels": [list(e.labels) for e in examples],
-        "length": [len(e.input_ids) for e in examples],
-    }
-    recipe = spec.recipe
-    set_seed(spec.seed)
-    try:
-        trainer = SFTTrainer(
-            model=model,
-            args=_arguments(spec, total_steps(recipe, len(examples)), scratch),
-            train_dataset=Dataset.from_dict(rows),
-            processing_class=tokenizer,
-            peft_config=_lora(recipe),
-            callbacks=[watcher],
-        )
-    except ValueError as error:
-        if "target modules" in str(error).lower() or "target_modules" in str(error):
-            raise Invalid(
-                f"The base {spec.base.repo} has no modules named {', '.join(recipe.target_modules)}.",
-                hint="Name its attention projections in the recipe's target_modules.",
-            ) from error
-        raise
-    _check_targets(trainer.model, recipe, spec.base)
-    # transformers prints each log to stdout; the watcher reports the same figures as events.
-    for callback in list(trainer.callback_handler.callbacks):
-        if type(callback).__name__ in {"PrinterCallback", "ProgressCallback"}:
-            trainer.remove_callback(callback)
-    return trainer
-
-
-def _lora(recipe: Recipe) -> LoraConfig:
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=recipe.r,
-        lora_alpha=recipe.alpha,
-        lora_dropout=recipe.dropout,
-        target_modules=list(recipe.target_modules),
-        use_rslora=recipe.rslora,
-        bias="none",
-        init_lora_weights=True,
-    )
-
-
-def _arguments(spec: TrainSpec, steps: int, scratch: Path) -> SFTConfig:
-    recipe = spec.recipe
-    return SFTConfig(
-        output_dir=str(scratch),
-        max_steps=steps,
-        per_device_train_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.scheduler if recipe.scheduler != "constant" else "constant_with_warmup",
-        warmup_steps=math.floor(recipe.warmup * steps),  # rounded down: one step of warm-up out of one would train nothing
-        weight_decay=recipe.weight_decay,
-        optim=recipe.optim,
-        adam_beta1=recipe.adam_beta1,
-        adam_beta2=recipe.adam_beta2,
-        adam_epsilon=recipe.adam_epsilon,
-        max_grad_norm=recipe.max_grad_norm,
-        bf16=recipe.dtype == "bfloat16",
-        fp16=False,
-        gradient_checkpointing=recipe.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if recipe.gradient_checkpointing else None,
-        max_length=None,  # lengths were checked; TRL would cut
-        packing=recipe.packing,
-        padding_free=False,
-        loss_type=recipe.loss_type,
-        assistant_only_loss=False,  # the labels that are passed in say it, token by token
-        completion_only_loss=False,
-        train_sampling_strategy="group_by_length" if recipe.group_by_length else "random",
-        length_column_name="length",
-        seed=spec.seed,
-        data_seed=spec.seed,
-        use_cpu=recipe.device == "cpu",
-        dataloader_num_workers=0,
-        dataloader_pin_memory=recipe.device == "cuda",
-        logging_strategy="steps",
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # it would replace a NaN by the mean and hide it
-        disable_tqdm=True,
-        report_to="none",
-        save_strategy="no",
-        eval_strategy="no",
-        push_to_hub=False,
-    )
-
-
-def _check_targets(model: Any, recipe: Recipe, base: BaseSpec) -> None:
-    """Every target must have been found: PEFT is content when one of the names matches, and a part of the attention would silently stay untrained."""
-    found = {name.split(".lora_A")[0].rsplit(".", 1)[-1] for name, _ in model.named_parameters() if ".lora_A." in name}
-    missing = sorted(set(recipe.target_modules) - found)
-    if missing:
-        raise Invalid(
-            f"The base {base.repo} has no modules named {', '.join(missing)}; only {', '.join(sorted(found))} would be trained.",
-            hint="Name all of its attention projections in the recipe's target_modules.",
-        )
-
-
-def _parameters(model: Any) -> dict[str, int]:
-    """Trainable and total parameters. In 4 bits two weights share a byte, so PEFT's own count is used."""
-    trainable, total = model.get_nb_trainable_parameters()
-    return {"trainable_parameters": int(trainable), "total_parameters": int(total)}
-
-
-def _adapter_bytes(model: Any) -> tuple[bytes, dict[str, Any]]:
-    """The safetensors file as bytes, and PEFT's config. Keys are sorted by safetensors, so the bytes depend on the values alone."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(get_peft_model_state_dict(model).items())}
-    return save(tensors, metadata={"format": "pt"}), model.peft_config["default"].to_dict()
-
-
-def _adapter_dtype(model: Any) -> str:
-    """The dtype the adapter was trained and saved in: TRL makes it bfloat16 on a quantised base."""
-    return next(str(p.dtype).removeprefix("torch.") for name, p in model.named_parameters() if ".lora_A." in name)
-
-
-class Watcher(TrainerCallback):
-    """Turns the trainer's logs into events and a loss curve, and ends a run whose loss is no number."""
-
-    def __init__(self, progress: Progress) -> None:
-        """Start with an empty curve."""
-        self.progress = progress
+    def __init__(self, spec: TrainSpec, data: Prepared, base: Borrowed, progress: Progress, phase: Phases, stop: Stop) -> None:
+        """Nothing is changed yet."""
+        self.spec, self.recipe, self.data, self.base = spec, spec.recipe, data, base
+        self.progress, self.phase, self.stop = progress, phase, stop
+        self.fixed = canary_examples(data.tokenizer, data.template)
+        self.schedule = Schedule(spec.recipe, [len(e.input_ids) for e in data.train], spec.seed)
+        self.kept = kept_steps(spec.recipe, self.schedule.steps)
+        self.team = team(spec.recipe)
         self.curve: list[dict[str, float]] = []
+        self.checkpoints: list[Checkpoint] = []
+        self.trained_tokens = 0
+        self.seconds = 0.0
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 - the signature is TrainerCallback's
-        """One optimizer step was logged. Raises TrainingFailed for a loss or a gradient that is NaN or infinite."""
-        logs = kwargs.get("logs") or {}
-        if "loss" not in logs:
-            return
-        loss, norm = float(logs["loss"]), float(logs.get("grad_norm", 0.0))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+    def all(self, folder: Path) -> TrainedAdapter:
+        """Prepare, train, save, measure, write the result, and give the base back."""
+        full = self.recipe.method == "full"
+        reset_peak_memory(self.recipe)
+        before = self._measure_before() if full else None
+        with self.phase("adapter_preparation"):
+            set_seed(self.spec.seed)
+            model = adapter.prepare(self.base.model, self.recipe, self.spec.base)
+            counted = adapter.parameters(model, self.recipe)
+            model, optimizer = self.team.prepare(model, make_optimizer(model, self.recipe))
+            state = State(self.spec, self.data.train, self.base.weights.sha256, self.team)
+        with self.phase("training"), self.stop:
+            self._train(model, optimizer, state)
+        dtype, settings = adapter.dtype_of(model), self._optimizer_settings(optimizer)
+        del optimizer
+        with self.phase("save"):
+            files = self._write(folder, model)
+        with self.phase("heldout_evaluation"):
+            model.eval()
+            ours, theirs = self._measure(model, before)
+        metrics = {**self._figures(), **counted, "adapter_dtype": dtype, **self._measurements(ours, theirs)}
+        result = TrainedAdapter(
+            folder,
+            files,
+            self.spec.base.without_path(),
+            self.recipe,
+            self.spec.seed,
+            metrics,
+            self.phase.seconds,
+            capture(self.recipe) | self._record(settings),
+            tuple(self.checkpoints),
+        )
+        if self.team.rank == 0:
+            write_result(self.spec.out_dir, result)
+            state.remove()
+        self._give_back(model)
+        return result
+
+    def _give_back(self, model: Any) -> None:
+        base = adapter.detach(model, self.recipe)
+        if base is not None:
+            self.base.give_back(base)
+
+    def _train(self, model: Any, optimizer: torch.optim.Optimizer, state: State) -> None:
+        done = self._go_on(state.load(model, optimizer, self._kept_is_there))
+        clock = Clock(self.spec.drive.save_state_every)
+        for number in range(done + 1, self.schedule.steps + 1):
+            if self.team.total(self.stop.requested(self.spec.drive)):  # where one is to stop, all do
+                raise self._pause(model, optimizer, state, number - 1)
+            self._one(model, optimizer, self.schedule.step(number))
+            if self.team.total(clock.due()):
+                state.save(model, optimizer, self._so_far())
+                clock.wrote()
+        if self.team.total(clock.every > 0 and time.monotonic() - clock.last >= min(clock.every, FINAL_STATE_AFTER)):
+            state.save(model, optimizer, self._so_far())
+
+    def _one(self, model: Any, optimizer: torch.optim.Optimizer, step: Step) -> None:
+        started = time.monotonic()
+        device = next(model.parameters()).device
+        rows = [self._row(step, batch, device) for batch in self.team.share(step.micro_batches)]
+        rate = learning_rate(self.recipe, step.number, self.schedule.steps)
+        set_learning_rate(optimizer, rate)
+        trained = self.team.total(sum(row.trained for row in rows))
+        done = train_step(model, optimizer, rows, trained / self.team.size, self.recipe)
+        self.seconds += time.monotonic() - started
+        self._note(step, rate, Done(self.team.total(done.loss) / self.team.size, done.norm, trained))
+        if step.number in self.kept:
+            self._keep(model, step, rate)
+
+    def _row(self, step: Step, batch: Sequence[int], device: torch.device) -> Row:
+        """A micro-batch's row; of an empty share, any row that is not trained on."""
+        row = lay_out([self.data.train[i] for i in batch or step.micro_batches[0]], device)
+        return row if batch else row.untrained()
+
+    def _note(self, step: Step, rate: float, done: Done) -> None:
+        """Add a step to the curve and tell of it. Raises TrainingFailed for a loss or a gradient that is NaN or infinite."""
+        if not (math.isfinite(done.loss) and math.isfinite(done.norm)):
             raise TrainingFailed(
-                f"The loss is no number any more at step {state.global_step} of {state.max_steps} (loss {loss}, gradient {norm}).",
+                f"The loss is no number any more at step {step.number} of {self.schedule.steps} (loss {done.loss}, gradient {done.norm}).",
                 hint="Lower learning_rate or max_grad_norm; nothing was registered.",
             )
-        row = {
-            "step": state.global_step,
-            "epoch": float(logs.get("epoch", 0.0)),
-            "loss": loss,
-            "learning_rate": float(logs["learning_rate"]),
-        }
-        self.curve.append(row)
-        self.progress({"event": "step", "step": state.global_step, "of": state.max_steps, "loss": loss})
+        self.trained_tokens += round(done.trained)
+        self.curve.append({"step": step.number, "epoch": step.epoch, "loss": done.loss, "learning_rate": rate})
+        self.progress({"event": "step", "step": step.number, "of": self.schedule.steps, "loss": done.loss})
 
-    def check_finished(self) -> None:
-        """Raises TrainingFailed when not a single step was made."""
-        if not self.curve:
-            raise TrainingFailed("The training ended without a single step.", hint="Look at the number of examples and at max_steps.")
+    def _keep(self, model: Any, step: Step, rate: float) -> None:
+        """Keep the adapter as it is after a step."""
+        path = self._checkpoint_path(step.number)
+        tensors = adapter.trained_tensors(model, self.recipe, self.team)
+        if self.team.rank == 0:
+            file = self._tensor_file(path, tensors)
+            self.checkpoints.append(Checkpoint(step.number, step.epoch, rate, file))
+
+    def _tensor_file(self, path: Path, tensors: dict[str, torch.Tensor]) -> FileEntry:
+        """An adapter goes through memory; a whole model does not have to be there twice."""
+        if self.recipe.method == "full":
+            return write_with(path, lambda part: save_file(tensors, part, metadata=adapter.METADATA))
+        return write_whole(path, adapter.as_bytes(tensors))
+
+    def _checkpoint_path(self, step: int) -> Path:
+        return self.spec.out_dir / CHECKPOINTS_FOLDER / f"step-{step:06d}.safetensors"
+
+    def _so_far(self) -> dict[str, Any]:
+        return {
+            "curve": self.curve,
+            "trained_tokens": self.trained_tokens,
+            "seconds": self.seconds,
+            "checkpoints": [[c.step, c.epoch, c.learning_rate, c.file.path, c.file.sha256, c.file.size] for c in self.checkpoints],
+        }
+
+    def _kept_is_there(self, saved: Mapping[str, Any]) -> bool:
+        """Whether the adapters that were kept before the state still lie beside it, byte for byte."""
+        paths = [(self._checkpoint_path(step), sha256) for step, _, _, _, sha256, _ in saved["checkpoints"]]
+        return all(path.is_file() and file_digest(path) == sha256 for path, sha256 in paths)
+
+    def _go_on(self, saved: Mapping[str, Any] | None) -> int:
+        """Take up what a state says; returns the number of steps that are done."""
+        if saved is None:
+            return 0
+        self.curve, self.trained_tokens, self.seconds = list(saved["curve"]), saved["trained_tokens"], saved["seconds"]
+        self.checkpoints = [Checkpoint(step, epoch, rate, FileEntry(*file)) for step, epoch, rate, *file in saved["checkpoints"]]
+        self.progress({"event": "resumed", "step": len(self.curve), "of": self.schedule.steps})
+        return len(self.curve)
+
+    def _pause(self, model: Any, optimizer: torch.optim.Optimizer, state: State, done: int) -> Paused:
+        state.save(model, optimizer, self._so_far())
+        return Paused(
+            f"Stopped at step {done} of {self.schedule.steps}; the same command goes on from there.", hint="Nothing was registered yet."
+        )
+
+    def _write(self, folder: Path, model: Any) -> tuple[FileEntry, ...]:
+        tensors = adapter.trained_tensors(model, self.recipe, self.team)
+        if self.team.rank:
+            return ()
+        if self.recipe.method == "full":
+            return write_full(folder, lambda path: save_file(tensors, path, metadata=adapter.METADATA), self.spec.base, self.recipe.dtype)
+        return write_adapter(folder, adapter.as_bytes(tensors), adapter.peft_config(model), self.spec.base)
+
+    def _on_step(self, number: int, of: int) -> None:
+        self.progress({"event": "heldout", "step": number, "of": of})
+
+    def _measure_before(self) -> Measured:
+        """The base's own figures, where the training will leave nothing of it to measure later."""
+        with self.phase("base_evaluation"):
+            return measure_one(self.base.model.eval(), self.data.heldout, self.fixed, self._on_step)
+
+    def _measure(self, model: Any, before: Measured | None) -> tuple[Measured, Measured]:
+        if before is not None:
+            if self.team.size == 1:
+                model.to(getattr(torch, self.recipe.dtype))  # what was saved is what is measured
+            return measure_one(model, self.data.heldout, self.fixed, self._on_step), before
+        ours = measure_one(model, self.data.heldout, self.fixed, self._on_step)
+        return ours, measure_one(model, self.data.heldout, self.fixed, self._on_step, with_adapter=False)
+
+    def _measurements(self, ours: Measured, theirs: Measured) -> dict[str, Any]:
+        return {
+            "heldout": heldout_rows(self.data.heldout, ours, theirs),
+            "canary": canary_rows(self.fixed, ours, theirs),
+        }
+
+    def _figures(self) -> dict[str, Any]:
+        steps = len(self.curve)
+        return {
+            "loss_curve": self.curve,
+            "steps": steps,
+            "trained_tokens": sum(e.trained for e in self.data.train),  # in one pass over the training set
+            "tokens": sum(len(e.input_ids) for e in self.data.train),  # all that one pass reads, trained or not
+            "train_examples": len(self.data.train),
+            "tokens_per_second": round(self.trained_tokens / self.seconds, 1)
+            if self.seconds
+            else 0.0,  # trained tokens, over the steps alone
+            "seconds_per_step": round(self.seconds / steps, 4) if steps else 0.0,
+            "peak_memory_bytes": peak_memory(self.recipe),
+        }
+
+    def _optimizer_settings(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The optimizer as it ran: its class and settings, its groups by size and rate, and the schedule in steps."""
+        defaults = {k: v for k, v in optimizer.defaults.items() if isinstance(v, str | int | float | bool | tuple) or v is None}
+        groups = [
+            {"parameters": len(g["params"]), "learning_rate_ratio": g["ratio"], "weight_decay": g["weight_decay"]}
+            for g in optimizer.param_groups
+        ]
+        steps = self.schedule.steps
+        schedule = {"kind": self.recipe.scheduler, "steps": steps, "warmup_steps": math.floor(self.recipe.warmup * steps)}
+        return {"class": type(optimizer).__name__, "defaults": defaults, "groups": groups, "schedule": schedule}
+
+    def _record(self, optimizer: Mapping[str, Any]) -> dict[str, Any]:
+        """What a repeat needs beside machine and software."""
+        base = self.spec.base
+        return {
+            "base": {
+                "repo": base.repo,
+                "revision": base.revision,
+                "weights_sha256": self.base.weights.sha256,
+                "index_sha256": self.base.weights.index_sha256,
+                "quantization": quantization(self.recipe),
+            },
+            "optimizer": dict(optimizer),
+            "chat_template_sha256": self.recipe.chat_template_sha256,
+            "dataset_sha256": self.data.dataset_sha256,
+            "seeds": {"all": self.spec.seed, "data_order": self.spec.seed},
+            "training_seconds": round(self.seconds, 3),
+            "trained_tokens_in_all": self.trained_tokens,
+            "peak_memory_bytes": peak_memory(self.recipe),
+        }

@@ -26,15 +26,11 @@ from pipeline.http import Getter
 from pipeline.ports import CallFailed, FetchRequest, Progress, Watcher
 from pipeline.standards import Standards
 from pipeline.values import AgentResult, Drop, Finding, Gap, Query, finding_id, text_sha256
+from registry import terms
 from registry.errors import Invalid
 from registry.identifiers import canonical_url
 
-TERMS = (
-    "Forum posts belong to the people who wrote them. Reddit's Responsible Builder Policy (November 2025) asks for Reddit's approval before its API is "
-    "used, for commercial use under a contract of its own, and its terms do not allow posts to train models without consent. This agent reads questions "
-    "only, to learn what people ask; it removes user names, addresses and numbers, and no post may carry an answer. Whether you may use your credentials "
-    "or an exported file for this is yours to check and your responsibility; so is deleting what its author deletes."
-)
+TERMS = terms.FORUM
 MAX_FILE = 50_000_000  # bytes of an exported file
 MAX_PROBLEMS = 20  # enough to see the pattern without a wall of text
 MAX_TITLE, MAX_POST = 500, 40_000  # characters of a post that are looked at; Reddit itself allows 300 and 40,000

@@ -26,7 +26,7 @@ BLOCK = {
 }
 
 # model_type -> the class a causal model of it has. A config that names another class (a classifier, a vision model) has other modules.
-_CAUSAL = {
+CAUSAL = {
     "mistral": "MistralForCausalLM",
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
@@ -45,13 +45,16 @@ class BaseCard:
     """A registered base: its hub id (or local name), its revision (None where none is known), and its shapes.
 
     `modules` maps a module's leaf name to (in features, out features), `layers` is the number of decoder layers. Both are empty in a card made by
-    `BaseCard(repo, revision)`: the gate then pins the base's name without knowing its shapes.
+    `BaseCard(repo, revision)`: the gate then pins the base's name without knowing its shapes. `config` is the base's config.json, which a full fine-tune must
+    agree with (full_config.py), and `weights_sha256` the digest of the base's weights, where they are one file and it is known.
     """
 
     repo: str
     revision: str | None
     modules: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     layers: int = 0
+    config: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    weights_sha256: str | None = field(default=None, compare=False)
 
     @property
     def shaped(self) -> bool:
@@ -64,20 +67,20 @@ def known_modules(base: BaseCard | None) -> frozenset[str]:
     return frozenset(base.modules if base is not None and base.shaped else BLOCK)
 
 
-def base_card_from_config(config: Mapping[str, Any], repo: str, revision: str | None) -> BaseCard | None:
+def base_card_from_config(config: Mapping[str, Any], repo: str, revision: str | None, weights_sha256: str | None = None) -> BaseCard | None:
     """The card of a mistral, llama, qwen2 or phi3 causal model; None for every other architecture.
 
     `config` is the base's config.json as transformers writes it. Raises Invalid when it names a known architecture but its sizes make no sense.
     """
     kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in _CAUSAL or config.get("architectures") not in (None, [_CAUSAL[kind]]):
+    if not isinstance(kind, str) or kind not in CAUSAL or config.get("architectures") not in (None, [CAUSAL[kind]]):
         return None
     hidden, intermediate = _size(config, "hidden_size", repo), _size(config, "intermediate_size", repo)
     heads = _size(config, "num_attention_heads", repo)
-    head = _head_size(config, hidden, heads, repo)
-    queries, keys = heads * head, _kv_heads(config, kind, heads, repo) * head
+    head = head_size(config, hidden, heads, repo)
+    queries, keys = heads * head, kv_heads(config, kind, heads, repo) * head
     shapes = _fused(hidden, intermediate, queries, keys) if kind in _FUSED else _separate(hidden, intermediate, queries, keys)
-    return BaseCard(repo, revision, shapes, _size(config, "num_hidden_layers", repo, _DEEPEST))
+    return BaseCard(repo, revision, shapes, _size(config, "num_hidden_layers", repo, _DEEPEST), config, weights_sha256)
 
 
 def _separate(hidden: int, intermediate: int, queries: int, keys: int) -> dict[str, tuple[int, int]]:
@@ -112,8 +115,8 @@ def _size(config: Mapping[str, Any], key: str, repo: str, largest: int = _WIDEST
     return value
 
 
-def _head_size(config: Mapping[str, Any], hidden: int, heads: int, repo: str) -> int:
-    """head_dim where it is stated (it need not be hidden / heads: Mistral Nemo), else hidden / heads."""
+def head_size(config: Mapping[str, Any], hidden: int, heads: int, repo: str) -> int:
+    """head_dim where it is stated (it need not be hidden / heads: Mistral Nemo), else hidden / heads. Raises Invalid."""
     if config.get("head_dim") is not None:
         return _size(config, "head_dim", repo)
     if hidden % heads:
@@ -124,7 +127,8 @@ def _head_size(config: Mapping[str, Any], hidden: int, heads: int, repo: str) ->
     return hidden // heads
 
 
-def _kv_heads(config: Mapping[str, Any], kind: str, heads: int, repo: str) -> int:
+def kv_heads(config: Mapping[str, Any], kind: str, heads: int, repo: str) -> int:
+    """num_key_value_heads where it is stated, else what transformers takes. Raises Invalid."""
     if "num_key_value_heads" not in config:
         return _KV_HEADS_IF_LEFT_OUT.get(kind, heads)
     return heads if config["num_key_value_heads"] is None else _size(config, "num_key_value_heads", repo)

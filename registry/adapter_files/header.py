@@ -1,9 +1,10 @@
 """The layout of a safetensors file: an 8-byte length, a JSON header, then the tensors' bytes without a gap.
 
 Stricter than the format: only F32, BF16 and F16, only {"format": "pt"} as metadata (free text could carry anything), and a header of at most 1 MiB.
-Reads the header alone; values.py reads the bytes behind it.
+The same for adapters and for whole models, which differ in how many dimensions a tensor may have. Reads the header alone; values.py reads the bytes behind it.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from registry.adapter_files.words import Faults, shown
 WEIGHTS_FILE = "adapter_model.safetensors"
 # An adapter on all linear modules of Llama 3.1 405B (126 layers, 1,764 tensors) needs 0.3 MB; the format itself would allow 100 MB.
 MAX_HEADER_BYTES = 1024 * 1024
-MAX_TENSORS = 4096
+MAX_TENSORS = 4096  # a whole Llama 3.1 405B has 1,137
 ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
 
 _LENGTH_BYTES = 8
@@ -24,11 +25,11 @@ _AGAIN = "Write the file again with safetensors or save_pretrained, and upload a
 
 @dataclass(frozen=True)
 class Tensor:
-    """One entry of the header. `begin` and `end` count bytes from the start of the data."""
+    """One entry of the header. `begin` and `end` count bytes from the start of the data; `shape` has one or two numbers from 1."""
 
     name: str
     dtype: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     begin: int
     end: int
 
@@ -41,8 +42,11 @@ class Header:
     data_start: int
 
 
-def read_header(path: Path, faults: Faults) -> Header | None:
-    """The header of a safetensors file, or None when the bytes cannot be told apart by it; every reason goes to `faults`. Raises OSError as reading does."""
+def read_header(path: Path, faults: Faults, *, vectors: bool = False) -> Header | None:
+    """The header of a safetensors file, or None when the bytes cannot be told apart by it; every reason goes to `faults`. Raises OSError as reading does.
+
+    Matrices only, as an adapter has; with `vectors` also tensors of one dimension (norms and biases of a whole model).
+    """
     raw, size = _raw_header(path, faults)
     if raw is None:
         return None
@@ -53,7 +57,9 @@ def read_header(path: Path, faults: Faults) -> Header | None:
         faults.add(f"at most {MAX_TENSORS} tensors", f"{len(entries)}", _AGAIN)
         return None
     _check_metadata(entries.pop("__metadata__", None), faults)
-    tensors = sorted((t for name, entry in entries.items() if (t := _tensor(name, entry, faults))), key=lambda t: (t.begin, t.end))
+    tensors = sorted(
+        (t for name, entry in entries.items() if (t := _tensor(name, entry, faults, vectors=vectors))), key=lambda t: (t.begin, t.end)
+    )
     start = _LENGTH_BYTES + len(raw)
     if len(tensors) < len(entries) or not _covers(tensors, size - start, faults):
         return None
@@ -97,7 +103,7 @@ def _check_metadata(metadata: Any, faults: Faults) -> None:
         )
 
 
-def _tensor(name: str, entry: Any, faults: Faults) -> Tensor | None:
+def _tensor(name: str, entry: Any, faults: Faults, *, vectors: bool) -> Tensor | None:
     """The tensor an entry describes, or None with the fault noted."""
     if not isinstance(entry, dict) or entry.keys() != _ENTRY:
         faults.add("each header entry to hold dtype, shape and data_offsets and nothing else", f"{shown(entry)} for {shown(name)}", _AGAIN)
@@ -107,26 +113,29 @@ def _tensor(name: str, entry: Any, faults: Faults) -> Tensor | None:
         faults.add(
             "tensors of F32, BF16 or F16",
             f"{shown(dtype)} in {shown(name)}",
-            "Save the adapter's own weights, not a quantised form of them.",
+            "Save the weights themselves, not a quantised form of them.",
         )
         return None
-    if not _two_numbers(shape) or 0 in shape:
-        faults.add("each shape to be two whole numbers from 1, as matrices have", f"{shown(shape)} in {shown(name)}", _AGAIN)
+    if not (_numbers(shape, 2) or (vectors and _numbers(shape, 1))) or 0 in shape:
+        wanted = (
+            "one or two whole numbers from 1, as vectors and matrices have" if vectors else "two whole numbers from 1, as matrices have"
+        )
+        faults.add(f"each shape to be {wanted}", f"{shown(shape)} in {shown(name)}", _AGAIN)
         return None
-    if not _two_numbers(offsets):
+    if not _numbers(offsets, 2):
         faults.add("data_offsets to be two whole numbers", f"{shown(offsets)} in {shown(name)}", _AGAIN)
         return None
-    if offsets[1] - offsets[0] != shape[0] * shape[1] * ITEM_BYTES[dtype]:
+    if offsets[1] - offsets[0] != math.prod(shape) * ITEM_BYTES[dtype]:
         faults.add(
             "data_offsets to span what dtype and shape need", f"{shown(offsets)} for {dtype} {shown(shape)} in {shown(name)}", _AGAIN
         )
         return None
-    return Tensor(name, dtype, (shape[0], shape[1]), offsets[0], offsets[1])
+    return Tensor(name, dtype, tuple(shape), offsets[0], offsets[1])
 
 
-def _two_numbers(value: Any) -> bool:
-    """Whether this is a list of two whole numbers from 0; True is no number here."""
-    return isinstance(value, list) and len(value) == 2 and all(type(item) is int and item >= 0 for item in value)
+def _numbers(value: Any, count: int) -> bool:
+    """Whether this is a list of `count` whole numbers from 0; True is no number here."""
+    return isinstance(value, list) and len(value) == count and all(type(item) is int and item >= 0 for item in value)
 
 
 def _covers(tensors: list[Tensor], data_bytes: int, faults: Faults) -> bool:

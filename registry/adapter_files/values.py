@@ -47,14 +47,17 @@ _FLOATS = {
 }
 
 
-def magnitudes(path: Path, header: Header, faults: Faults) -> dict[str, float]:
-    """The largest absolute value of each tensor; NaN or infinity where one occurs, and then noted in `faults`. Raises OSError as reading does."""
+def magnitudes(path: Path, header: Header, faults: Faults, seen: Callable[[memoryview], None] | None = None) -> dict[str, float]:
+    """The largest absolute value of each tensor; NaN or infinity where one occurs, and then noted in `faults`. Raises OSError as reading does.
+
+    `seen` gets the bytes behind the header in their order, for whoever computes a digest of them on the way.
+    """
     buffer = memoryview(bytearray(_CHUNK_BYTES))
     result: dict[str, float] = {}
     with path.open("rb") as file:
         file.seek(header.data_start)
         for tensor in header.tensors:  # in the order of their bytes, without gaps: no further seek
-            result[tensor.name] = largest = _largest(file, tensor, buffer)
+            result[tensor.name] = largest = _largest(file, tensor, buffer, seen)
             _check(tensor.name, largest, faults)
     return result
 
@@ -64,7 +67,7 @@ def _check(name: str, largest: float, faults: Faults) -> None:
         faults.add(
             "only finite values",
             f"NaN or infinity in {shown(name)}",
-            "Such an adapter breaks the base's answers too: lower the learning rate and train again.",
+            "Such weights break the answers of everything served beside them: lower the learning rate and train again.",
         )
     elif largest > MAX_MAGNITUDE:
         faults.add(
@@ -74,7 +77,7 @@ def _check(name: str, largest: float, faults: Faults) -> None:
         )
 
 
-def _largest(file: BufferedReader, tensor: Tensor, buffer: memoryview) -> float:
+def _largest(file: BufferedReader, tensor: Tensor, buffer: memoryview, seen: Callable[[memoryview], None] | None) -> float:
     import numpy as np
 
     kind = _FLOATS[tensor.dtype]
@@ -83,6 +86,8 @@ def _largest(file: BufferedReader, tensor: Tensor, buffer: memoryview) -> float:
         chunk = buffer[: min(left, len(buffer))]
         if file.readinto(chunk) != len(chunk):
             raise OSError(f"the file ended in the middle of {tensor.name[:80]!a}, after its size was checked")
+        if seen is not None:
+            seen(chunk)
         bits = np.frombuffer(chunk, dtype=kind.integer)
         np.bitwise_and(bits, kind.magnitude, out=bits)
         top = max(top, int(bits.max()))

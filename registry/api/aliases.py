@@ -16,6 +16,7 @@ from registry.api.deps import Actor, Cursor, Inside, Limit, Slug, advisor_for, p
 from registry.api.paging import DEFAULT, after_number, after_text, next_link
 from registry.api.routes import problems, router
 from registry.api.versions import version_view
+from registry.artifacts import Verifies
 from registry.errors import NotFound, Stale
 from registry.promotion import Expected
 from registry.refs import check_alias
@@ -33,8 +34,10 @@ def etag(generation: int) -> str:
 
 def _expected(if_match: str | None, version: int | None) -> Expected | None:
     """What the caller believes. A tag that no alias of ours can have matches none."""
-    if if_match is None or if_match.strip() == "*":
+    if if_match is None:
         return Expected(version=version) if version is not None else None
+    if if_match.strip() == "*":  # RFC 9110, 13.1.1: true where there is anything
+        return Expected(version=version, exists=True)
     match = _TAG.fullmatch(if_match.strip())
     if match is None:
         raise Stale(f"The If-Match header {if_match[:60]!a} is no alias's ETag.", hint='An alias\'s ETag looks like "g3"; read it first.')
@@ -85,20 +88,15 @@ def promote(
 ) -> schemas.Moved:
     """Point an alias to a version whose files verify and whose sources stand. Refused with every reason otherwise."""
     expected = _expected(if_match, body.expected_version)
-    with inside.db.transaction() as session:
-        advisor = advisor_for(session, actor, slug, lock=True, active=True)
+
+    def act(session: Session, store: Verifies, dry_run: bool) -> promotion.Move:
+        advisor = advisor_for(session, actor, slug, lock=not dry_run, active=True)
         version = versions.resolve(session, f"{advisor.slug}@{body.version}")
-        move = promotion.promote(
-            session,
-            inside.store,
-            version,
-            actor=actor.name,
-            alias=alias,
-            reason=body.reason,
-            expected=expected,
-            dry_run=body.dry_run,
+        return promotion.promote(
+            session, store, version, actor=actor.name, alias=alias, reason=body.reason, expected=expected, dry_run=dry_run
         )
-    return _moved(move, response)
+
+    return _moved(promotion.move(inside.db, inside.store, act, dry_run=body.dry_run), response)
 
 
 def _moved(move: promotion.Move, response: Response) -> schemas.Moved:
@@ -119,20 +117,14 @@ def rollback(
 ) -> schemas.Moved:
     """Point an alias back to a version that it pointed to before: the one named, or the nearest earlier one that may still be served."""
     expected = _expected(if_match, body.expected_version)
-    with inside.db.transaction() as session:
-        advisor = advisor_for(session, actor, slug, lock=True, active=True)
-        move = promotion.rollback(
-            session,
-            inside.store,
-            advisor,
-            actor=actor.name,
-            reason=body.reason,
-            to=body.to,
-            alias=alias,
-            expected=expected,
-            dry_run=body.dry_run,
+
+    def act(session: Session, store: Verifies, dry_run: bool) -> promotion.Move:
+        advisor = advisor_for(session, actor, slug, lock=not dry_run, active=True)
+        return promotion.rollback(
+            session, store, advisor, actor=actor.name, reason=body.reason, to=body.to, alias=alias, expected=expected, dry_run=dry_run
         )
-    return _moved(move, response)
+
+    return _moved(promotion.move(inside.db, inside.store, act, dry_run=body.dry_run), response)
 
 
 @routes.post("/advisors/{slug}/aliases/{alias}/undo", summary="Undo the last move", responses=problems(401, 403, 404, 409, 410, 412))
@@ -147,19 +139,14 @@ def undo(
 ) -> schemas.Moved:
     """Take an alias's last move back, whatever it was."""
     expected = _expected(if_match, body.expected_version)
-    with inside.db.transaction() as session:
-        advisor = advisor_for(session, actor, slug, lock=True, active=True)
-        move = promotion.undo(
-            session,
-            inside.store,
-            advisor,
-            actor=actor.name,
-            reason=body.reason,
-            alias=alias,
-            expected=expected,
-            dry_run=body.dry_run,
+
+    def act(session: Session, store: Verifies, dry_run: bool) -> promotion.Move:
+        advisor = advisor_for(session, actor, slug, lock=not dry_run, active=True)
+        return promotion.undo(
+            session, store, advisor, actor=actor.name, reason=body.reason, alias=alias, expected=expected, dry_run=dry_run
         )
-    return _moved(move, response)
+
+    return _moved(promotion.move(inside.db, inside.store, act, dry_run=body.dry_run), response)
 
 
 @routes.post("/advisors/{slug}/aliases/{alias}/clear", summary="Take an alias down", responses=problems(401, 403, 404, 409, 412))

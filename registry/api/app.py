@@ -10,14 +10,29 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
-from registry.api import advisors, aliases, artifacts, bases, datasets, docs, errors, health, history, personas, sources, tokens, versions
+from registry.api import (
+    advisors,
+    aliases,
+    artifacts,
+    bases,
+    datasets,
+    docs,
+    errors,
+    health,
+    history,
+    jobs,
+    personas,
+    sources,
+    tokens,
+    versions,
+)
 from registry.api.deps import Room, is_known
 from registry.api.edge import SECURITY, Edge, Hosts, Origins
 from registry.artifacts import ArtifactStore, open_store
 from registry.db import Database
 from registry.settings import Settings
 
-_ROUTERS = (advisors, personas, datasets, versions, aliases, sources, artifacts, bases, tokens, history, health, docs)
+_ROUTERS = (advisors, personas, datasets, versions, aliases, sources, artifacts, bases, jobs, tokens, history, health, docs)
 
 
 def create_app(settings: Settings, database: Database | None = None, store: ArtifactStore | None = None) -> FastAPI:

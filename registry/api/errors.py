@@ -35,6 +35,7 @@ STATUS: Mapping[type[errors.RegistryError], int] = {
     errors.TooLarge: 413,
     errors.WrongRevision: 503,
     errors.TrainingFailed: 500,
+    errors.Paused: 503,
 }
 _HEADERS: Mapping[int, Mapping[str, str]] = {401: {"www-authenticate": 'Bearer realm="registry"'}, 503: {"retry-after": "1"}}
 _LONGEST = 300  # of a validator's sentence: it may quote what the client sent

@@ -308,7 +308,10 @@ class RunIn(Taken):
 
 
 class VersionIn(Taken):
-    """A version about to be registered: what it was made from, and its files with their digests."""
+    """A version about to be registered: what it was made from, and its files with their digests.
+
+    An adapter is adapter_model.safetensors with adapter_config.json, a full fine-tune model.safetensors with config.json; a README.md may come with either.
+    """
 
     dataset: Digest
     base: BaseRef
@@ -376,6 +379,7 @@ class Version(Given):
 
     ref: str = Field(examples=["elena@2"])
     number: int = Field(examples=[2])
+    kind: str = Field(examples=["lora"], description="lora, or full for a model of its own.")
     state: str = Field(examples=["ready"])
     digest: str = Field(examples=[DIGEST])
     aliases: list[str] = Field(examples=[["live"]])
@@ -419,11 +423,22 @@ class Run(Given):
         )
 
 
+class Checkpoint(Given):
+    """An adapter kept on the way of the training. It is stored and verified, and not served."""
+
+    step: int = Field(examples=[10])
+    epoch: float = Field(examples=[1.5])
+    learning_rate: float = Field(examples=[0.0001])
+    sha256: str = Field(examples=[DIGEST])
+    size: int = Field(examples=[13639936])
+
+
 class VersionDetail(Version):
-    """A version with its recipe, its files and its run."""
+    """A version with its recipe, its files, its kept checkpoints and its run."""
 
     recipe: dict[str, Any] = Field(examples=[{"r": 16, "alpha": 32}])
     files: list[File]
+    checkpoints: list[Checkpoint]
     run: Run | None
 
 
@@ -447,11 +462,15 @@ class Finish(Taken):
 
 
 class Verified(Given):
-    """Every difference between what is recorded of a version and what its rows and bytes give; none means that all holds."""
+    """Every difference between what is recorded of a version and what its rows and bytes give; none means that all holds.
+
+    `checkpoint_differences` tells of the adapters kept on the way of its training, which nobody is served: `holds` does not depend on them.
+    """
 
     ref: str = Field(examples=["elena@2"])
     holds: bool = Field(examples=[True])
     differences: list[str] = Field(examples=[[]])
+    checkpoint_differences: list[str] = Field(examples=[[]])
 
 
 class Changed(Given):

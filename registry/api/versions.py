@@ -1,7 +1,9 @@
 """Versions: register one in two steps, read them, compare, score, verify and withdraw them.
 
 A registration names its files by digest and gets back which of them are missing; they are uploaded by digest; `finish` lets the whole adapter through
-the gate (registry/adapter_files) and makes the version ready. Until then nobody else sees it.
+the gate (registry/adapter_files) and makes the version ready. Until then nobody else sees it. A config is registered in its canonical form: where the
+announced one differs from it in order and cosmetics alone, as what PEFT writes does, `finish` stores the canonical bytes in its place, answers with the
+version's digest over them, and the history keeps the announced one. So a config's digest always is its canonical form's.
 """
 
 import contextlib
@@ -18,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from lineage.diff import diff
 from registry import bases, datasets, evaluations, models, runs, verification, versions
-from registry.adapter_files import BaseCard, base_card_from_config, check_adapter
+from registry.adapter_files import BaseCard, base_card_from_config, check_version_files, rewritten_config
 from registry.api import schemas
 from registry.api.artifacts import unproved
 from registry.api.deps import Actor, Cursor, Inside, Limit, Number, Room, Slug, advisor_for, permission
@@ -56,7 +58,7 @@ def list_versions(
 
 @routes.get("/advisors/{slug}/versions/{number}", summary="Show a version", responses=problems(401, 403, 404))
 def show_version(slug: Slug, number: Number, inside: Inside, actor: Annotated[Actor, permission("read")]) -> schemas.VersionDetail:
-    """A version with its recipe, files, scores and the facts of its run."""
+    """A version with its recipe, files, scores, kept checkpoints and the facts of its run."""
     with inside.db.read() as session:
         advisor = advisor_for(session, actor, slug)
         return _detail(session, advisor, _numbered(session, advisor, number))
@@ -74,7 +76,11 @@ def version_view(session: Session, advisor: models.Advisor, version: models.Adap
 def _detail(session: Session, advisor: models.Advisor, version: models.AdapterVersion) -> schemas.VersionDetail:
     files = [schemas.File(path=f.path, sha256=f.sha256, size=f.size) for f in version.files]
     run = schemas.Run.of(version.run) if version.run is not None else None
-    return schemas.VersionDetail(**_facts(session, advisor, [version])[0], recipe=version.recipe, files=files, run=run)
+    kept = [
+        schemas.Checkpoint(step=c.step, epoch=c.epoch, learning_rate=c.learning_rate, sha256=c.sha256, size=c.size)
+        for c in version.checkpoints
+    ]
+    return schemas.VersionDetail(**_facts(session, advisor, [version])[0], recipe=version.recipe, files=files, checkpoints=kept, run=run)
 
 
 def _facts(session: Session, advisor: models.Advisor, rows: Sequence[models.AdapterVersion]) -> list[dict[str, Any]]:
@@ -89,6 +95,7 @@ def _facts(session: Session, advisor: models.Advisor, rows: Sequence[models.Adap
         {
             "ref": f"{advisor.slug}@{row.number}",
             "number": row.number,
+            "kind": row.kind,
             "state": row.state,
             "digest": row.digest,
             "aliases": pointing.get(row.id, []),
@@ -121,8 +128,10 @@ def verify_version(slug: Slug, number: Number, inside: Inside, actor: Annotated[
     """Compute everything again, from documents to examples to dataset to files, and list every difference. It reads every byte, so it takes a while."""
     with inside.db.read() as session:
         advisor = advisor_for(session, actor, slug)
-        found = verification.verify(session, inside.store, _numbered(session, advisor, number))
-    return schemas.Verified(ref=f"{advisor.slug}@{number}", holds=not found, differences=found)
+        version = _numbered(session, advisor, number)
+        found = verification.verify(session, inside.store, version)
+        kept = verification.verify_checkpoints(session, inside.store, version)
+    return schemas.Verified(ref=f"{advisor.slug}@{number}", holds=not found, differences=found, checkpoint_differences=kept)
 
 
 @routes.get(
@@ -217,13 +226,18 @@ def _missing(inside: Room, actor: Actor, files: Sequence[FileEntry]) -> list[str
 def finish_version(
     slug: Slug, number: Number, body: schemas.Finish, inside: Inside, actor: Annotated[Actor, permission("write")]
 ) -> schemas.VersionDetail:
-    """Check that every file is there and that the adapter may enter, then make the version ready. Finishing twice changes nothing."""
+    """Check that every file is there and that the adapter or model may enter, then make the version ready. Finishing twice changes nothing.
+
+    Where the config is not in canonical form, the canonical form is registered in its place and the answer has another digest than the announced one.
+    """
     with inside.db.read() as session:
         advisor = advisor_for(session, actor, slug)
         pending = versions.begun(session, advisor, number)
         unshown = unproved(session, actor, [file.sha256 for file in pending.files], body.receipts)
-    if pending.digest != check_digest(body.digest):
+        same = pending.digest == check_digest(body.digest) or versions.was_announced(session, pending, body.digest)
+    if not same:
         raise Conflict(f"{advisor.slug}@{number} is being registered with other files.", hint="Begin the registration again.")
+    rewritten = None
     if pending.state == "pending":
         if unshown:
             raise Forbidden(
@@ -231,9 +245,13 @@ def finish_version(
             )
         _require_stored(inside.store, pending.files)
         with _laid_out(inside.store, pending.files) as paths:
-            check_adapter(paths, _card(pending.base_model))
+            facts = check_version_files(paths, _card(pending.base_model))
+            config = rewritten_config(paths, facts)
+        if config is not None:
+            blob = inside.store.put_bytes(config)
+            rewritten = FileEntry(facts.config_file, blob.digest, blob.size)
     with inside.db.transaction() as session:
-        versions.finish(session, pending.id, body.digest, actor=actor.name)
+        versions.finish(session, pending.id, body.digest, actor=actor.name, rewritten=rewritten)
     with inside.db.read() as session:
         return _detail(session, advisor, _numbered(session, advisor, number))
 
@@ -281,9 +299,9 @@ def _copy(store: ArtifactStore, digest: str, target: FilePath) -> None:
 
 
 def _card(base: models.BaseModel) -> BaseCard:
-    """What the gate compares the adapter with: the base's shapes where its config is recorded, its name in any case."""
-    card = base_card_from_config(base.config, base.repo, base.revision) if base.config is not None else None
-    return card or BaseCard(base.repo, base.revision)
+    """What the gate compares the files with: the base's shapes where its config is recorded, its name in any case."""
+    card = base_card_from_config(base.config, base.repo, base.revision, base.weights_sha256) if base.config is not None else None
+    return card or BaseCard(base.repo, base.revision, weights_sha256=base.weights_sha256)
 
 
 # ---- Scores and withdrawal ------------------------------------------------------------------------------------------------------------------

@@ -181,6 +181,14 @@ def require_same_size(stored: Blob, arrived: Blob) -> None:
         )
 
 
+class Verifies(Protocol):
+    """The part of an artifact store that checks what is there."""
+
+    def verify(self, digest: str) -> Blob | Problem:
+        """See `ArtifactStore.verify`."""
+        ...
+
+
 class ArtifactStore(Protocol):
     """A content-addressed store. An implementation gives the five members at the top and inherits the rest."""
 

@@ -1,5 +1,6 @@
 """Artifact stores under test: a folder and S3 (moto's server over real HTTP), each with a way to look behind the store's back."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -110,9 +111,12 @@ class S3Room:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     boto3 = pytest.importorskip("boto3")
+    import botocore.session
     from moto.server import ThreadedMotoServer
 
     with pytest.MonkeyPatch.context() as patch:
+        # Every store opens a session of its own, which would parse S3's description (400 KB of JSON) anew: here the parsed files are shared.
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
         for name, value in CREDENTIALS.items():
             patch.setenv(name, value)
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):

@@ -3,9 +3,11 @@
 import json
 import urllib.parse
 import warnings
+from collections.abc import Iterator
 
 import factories
 import pytest
+from anyio.from_thread import start_blocking_portal
 from api_kit import CITATION, DOI, HOST, Api, add_live, digest, pair, problem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -64,9 +66,12 @@ NUMBERS = (
 
 
 @pytest.fixture
-def full(elena: Api) -> Api:
+def full(elena: Api) -> Iterator[Api]:
+    """Two advisors, and one event loop for all requests of a test (the test client starts one for each request otherwise)."""
     factories.add_advisor(elena.db, "marcus")
-    return elena
+    with start_blocking_portal() as portal:
+        elena.client.portal = portal
+        yield elena
 
 
 def test_names_that_are_none(full):
@@ -243,7 +248,9 @@ def fuzzed(sqlite_template, tmp_path_factory):
     factories.add_advisor(db, "elena", public=True)
     factories.add_dataset(db, [pair("Why?")], csl=[CITATION])
     add_live(db, api.store)
-    yield api
+    with start_blocking_portal() as portal:
+        api.client.portal = portal
+        yield api
     db.dispose()
 
 

@@ -1,12 +1,17 @@
 """The OpenAPI document and its page: every operation is described with examples, and nothing is loaded from elsewhere."""
 
 import hashlib
+import json
 import re
+import shutil
 
 import pytest
-from api_kit import problem
+from api_kit import problem, settings
 
 from registry.api import docs
+from registry.api.app import create_app
+from registry.artifacts import open_store
+from registry.db import Database
 
 # npm's swagger-ui-dist 5.34.0, of which fastapi-swagger 0.4.64 brings a copy.
 SWAGGER_UI = {
@@ -15,11 +20,21 @@ SWAGGER_UI = {
 }
 
 
-@pytest.fixture
-def document(api):
+@pytest.fixture(scope="module")
+def document(sqlite_template, tmp_path_factory):
+    """The document; it depends on the routes alone, not on a catalogue's content."""
+    folder = tmp_path_factory.mktemp("docs")
+    shutil.copy(sqlite_template, folder / "catalogue.db")
+    db = Database(f"sqlite:///{folder / 'catalogue.db'}")
+    described = create_app(settings(), db, open_store(folder / "artifacts")).openapi()
+    db.dispose()
+    return described
+
+
+def test_the_document_is_served(api, document):
     response = api.client.get("/openapi.json")
     assert response.headers["content-type"] == "application/json"
-    return response.json()
+    assert response.json() == json.loads(json.dumps(document))
 
 
 def operations(document):

@@ -52,6 +52,15 @@ EXPECTED = {
     "HEAD /artifacts/{digest}": "read",
     "GET /bases": "read",
     "POST /bases": "write",
+    "GET /pipelines/terms": "read",
+    "POST /advisors/{slug}/pipelines": "write",
+    "POST /advisors/{slug}/builds": "write",
+    "GET /advisors/{slug}/jobs": "read",
+    "GET /advisors/{slug}/jobs/{job}": "read",
+    "GET /advisors/{slug}/jobs/{job}/events": "read",
+    "POST /advisors/{slug}/jobs/{job}/cancel": "write",
+    "POST /advisors/{slug}/jobs/{job}/retry": "write",
+    "GET /workers": "admin",
     "GET /tokens": "admin",
     "POST /tokens": "admin",
     "DELETE /tokens/{number}": "admin",
@@ -93,6 +102,7 @@ def filled(path: str) -> str:
         "name": "adapter_config.json",
         "alias": "live",
         "id": "src_1",
+        "job": "build-elena-000000000000",
     }
     return re.sub(r"\{(\w+)\}", lambda match: values[match.group(1)], path)
 
@@ -140,7 +150,7 @@ def test_a_token_bound_to_another_advisor(one):
             assert response.status_code == 404, name
             if method != "HEAD":
                 assert problem(response, 404)["hint"] == "Advisors are private unless their owners publish them."
-        elif name in ("GET /advisors", "GET /events", "GET /bases"):
+        elif name in ("GET /advisors", "GET /events", "GET /bases", "GET /pipelines/terms"):
             assert response.status_code == 200, name
             assert "elena" not in response.text
         elif name == "PUT /artifacts/{digest}":

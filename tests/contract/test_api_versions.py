@@ -5,9 +5,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 import factories
 import pytest
-from api_kit import BASE, CITATION, Api, adapter, add_base, add_live, counted, digest, listed, pair, problem, promote, withdraw_source
+from api_kit import (
+    BASE,
+    CITATION,
+    Api,
+    adapter,
+    add_base,
+    add_live,
+    counted,
+    digest,
+    full_fine_tune,
+    listed,
+    pair,
+    problem,
+    promote,
+    withdraw_source,
+)
 
-from registry import advisors, versions
+from registry import advisors, events, versions
 from registry.db import Database
 
 
@@ -59,9 +74,88 @@ def test_a_version_is_registered_in_two_steps(ready):
         assert (done.status_code, done.json()["state"]) == (200, "ready")
     again = ready.post("/advisors/elena/versions", proposal(ready, files))
     assert (again.status_code, again.json()["number"], again.json()["state"], again.json()["missing"]) == (200, 1, "ready", [])
-    assert ready.get("/advisors/elena/versions/1/verify").json() == {"ref": "elena@1", "holds": True, "differences": []}
+    assert ready.get("/advisors/elena/versions/1/verify").json() == {
+        "ref": "elena@1",
+        "holds": True,
+        "differences": [],
+        "checkpoint_differences": [],
+    }
     forced = ready.post("/advisors/elena/versions", proposal(ready, files, force=True))
     assert (forced.status_code, forced.json()["number"]) == (201, 2)
+
+
+def test_a_config_is_registered_in_its_canonical_form(ready):
+    """What PEFT writes differs in order and cosmetics: the canonical bytes take its place, and the history keeps the announced digest."""
+    files = adapter()
+    canonical = files["adapter_config.json"]
+    told = json.loads(canonical)
+    files["adapter_config.json"] = json.dumps(dict(reversed(told.items())) | {"peft_version": "0.21.2", "inference_mode": False}).encode()
+    begun = ready.post("/advisors/elena/versions", proposal(ready, files)).json()
+    for data in files.values():
+        upload(ready, data)
+    with ThreadPoolExecutor(2) as pool:  # a client that lost the first answer asks again
+        answers = list(pool.map(lambda _: ready.post("/advisors/elena/versions/1/finish", {"digest": begun["digest"]}), range(2)))
+    done = ready.post("/advisors/elena/versions/1/finish", {"digest": begun["digest"]}).json()
+    assert [answer.json()["digest"] for answer in answers] == [done["digest"]] * 2
+    assert done["digest"] != begun["digest"]
+    stored = {f["path"]: (f["sha256"], f["size"]) for f in done["files"]}
+    assert stored["adapter_config.json"] == (digest(canonical), len(canonical))
+    assert stored["adapter_model.safetensors"][0] == digest(files["adapter_model.safetensors"])
+    assert ready.get("/advisors/elena/versions/1/files/adapter_config.json").content == canonical
+    assert ready.get("/advisors/elena/versions/1/verify").json()["holds"] is True
+    with ready.db.read() as session:
+        (event,) = events.of_advisor(session, advisors.get(session, "elena"), tag_prefix="version:registered")
+        assert events.body_of(event) == {"number": 1, "digest": done["digest"], "announced": begun["digest"]}
+    assert ready.post("/advisors/elena/versions/1/finish", {"digest": done["digest"]}).status_code == 200
+    problem(ready.post("/advisors/elena/versions/1/finish", {"digest": digest(b"other")}), 409)
+    # The same training in canonical form gives the same bytes, so the same digest; announced canonically, nothing is rewritten.
+    assert ready.post("/advisors/elena/versions", proposal(ready, adapter())).json()["digest"] == done["digest"]
+    assert "announced" not in ready.post("/advisors/elena/versions", proposal(ready, files)).json()
+
+
+def test_a_full_fine_tune_is_registered_and_called_one(ready):
+    files = full_fine_tune()
+    begun = ready.post("/advisors/elena/versions", proposal(ready, files)).json()
+    for data in files.values():
+        upload(ready, data)
+    done = ready.post("/advisors/elena/versions/1/finish", {"digest": begun["digest"]}).json()
+    assert (done["kind"], done["state"], done["digest"], done["checkpoints"]) == ("full", "ready", begun["digest"], [])
+    assert register(ready, adapter(), seed=1)["kind"] == "lora"
+    changed = ready.get("/advisors/elena/versions/1/diff/2").json()["facts"]
+    assert {"what": "kind", "before": "full", "after": "lora"} in changed
+    assert ready.get("/advisors/elena/sources?version=1").json()["summary"]["sentence"].endswith("trained this model.")
+    assert ready.get("/advisors/elena/sources?version=2").json()["summary"]["sentence"].endswith("trained this adapter.")
+    broken = files | {"config.json": files["config.json"].replace(b'"vocab_size":64', b'"vocab_size":65')}
+    begun = ready.post("/advisors/elena/versions", proposal(ready, broken, seed=2)).json()
+    for data in broken.values():
+        upload(ready, data)
+    found = problem(ready.post("/advisors/elena/versions/3/finish", {"digest": begun["digest"]}), 422, "invalid")
+    assert "This full fine-tune is refused" in found["detail"]
+    both = proposal(ready, files | adapter(), seed=3)
+    problem(ready.post("/advisors/elena/versions", both), 422)
+
+
+def test_kept_checkpoints_are_told_and_verified_and_not_served(ready):
+    early, files = b"an adapter of step 10", factories.put_files(ready.store, "elena")
+    kept = {"step": 10, "epoch": 0.5, "learning_rate": 1e-4, "sha256": digest(early), "size": len(early)}
+    with ready.db.transaction() as session:
+        elena = advisors.get(session, "elena", lock=True)
+        wanted = factories.proposal(session, elena, files)
+        version = versions.begin(session, elena, wanted, actor="trainer")
+        versions.keep_checkpoints(session, version, [kept])
+        versions.finish(session, version.id, wanted.manifest.digest, actor="trainer")
+    ready.store.put_bytes(early)
+    assert ready.get("/advisors/elena/versions/1").json()["checkpoints"] == [kept]
+    for name in (f"/artifacts/{digest(early)}", "/advisors/elena/versions/1/files/step-000010.safetensors"):
+        problem(ready.get(name), 404)
+    problem(ready.get(f"/artifacts/{digest(early)}", ready.token("read", advisor="elena")), 404)
+    assert ready.get("/advisors/elena/versions/1/verify").json()["checkpoint_differences"] == []
+    factories.damage(ready.store, digest(early))
+    found = ready.get("/advisors/elena/versions/1/verify").json()
+    assert (found["holds"], found["differences"]) == (True, [])
+    (line,) = found["checkpoint_differences"]
+    assert line.startswith("checkpoint of step 10: ")
+    assert ready.send("PUT", "/advisors/elena/aliases/live", {"version": 1}).json()["done"] is True  # nobody is served by it
 
 
 def test_the_run_that_a_client_tells_of_is_kept(ready):
@@ -246,6 +340,10 @@ def test_promote_roll_back_undo_and_clear(elena):
     live = "/advisors/elena/aliases/live"
     tag = elena.get(live).headers["etag"]
     assert tag == '"g1"'
+    new = "/advisors/elena/aliases/trial"
+    problem(elena.send("PUT", new, {"version": 2}, elena.root | {"if-match": "*"}), 412, "precondition_failed")
+    assert elena.send("PUT", new, {"version": 2}).headers["etag"] == '"g1"'
+    assert elena.send("PUT", new, {"version": 1}, elena.root | {"if-match": "*"}).status_code == 200
     planned = elena.send("PUT", live, {"version": 2, "dry_run": True}).json()
     assert (planned["before"], planned["after"], planned["done"]) == (1, 2, False)
     moved = elena.send("PUT", live, {"version": 2, "reason": "better"}, elena.root | {"if-match": tag})
@@ -272,7 +370,7 @@ def test_promote_roll_back_undo_and_clear(elena):
     page = elena.get(f"{live}/history?limit=2").json()
     rest = elena.get(page["next"]).json()
     assert [m["kind"] for m in rest["items"]] == ["rolled_back", "undone"]
-    assert [a["alias"] for a in elena.get("/advisors/elena/aliases").json()["items"]] == ["candidate", "live"]
+    assert [a["alias"] for a in elena.get("/advisors/elena/aliases").json()["items"]] == ["candidate", "live", "trial"]
     assert elena.get("/advisors/elena/aliases/candidate/history").json()["items"][0]["after"] == 2
     problem(elena.get("/advisors/elena/aliases/nothing"), 404)
     problem(elena.send("PUT", live, {"version": 77}), 404)

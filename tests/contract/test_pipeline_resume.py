@@ -145,7 +145,7 @@ def test_a_fault_of_ours_in_one_agent_is_a_gap(stand, monkeypatch):
     assert "unexpected" in {gap["reason"] for gap in kit.report_of(outcome)["gaps"]}
 
 
-@pytest.mark.parametrize("pairs", [100, 300])
+@pytest.mark.parametrize("pairs", [60, 200])
 def test_about_a_tenth_of_the_pairs_can_be_held_out(stand, pairs):
     from registry.splits import Member, SplitRule, heldout
 

@@ -3,6 +3,7 @@ pair, and a run that is killed loses nothing.
 """
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pipeline_kit as kit
 import pytest
 import sqlalchemy as sa
 from fakes import brain, injections
+from typer.testing import CliRunner
 
 from jobs import curate
 from pipeline import prompts
@@ -20,6 +22,7 @@ from pipeline.config import PipelineConfig, Thresholds
 from pipeline.store import Workspace
 from pipeline.values import text_sha256
 from registry import advisors, datasets
+from registry import settings as settings_module
 from registry.db import Database
 from registry.identifiers import identify
 from registry.models import Document, Example, ExampleSource, Source
@@ -137,6 +140,7 @@ def test_what_the_recordings_hold_arrives_in_the_catalogue(db, tmp_path, shared,
 
 
 @pytest.mark.train
+@pytest.mark.usefixtures("warm")
 def test_three_prompts_go_through_one_graph_to_three_adapters(make_sqlite, tmp_path, tiny_bases):
     from jobs.train import Request, train
     from registry.artifacts import open_store
@@ -246,35 +250,31 @@ def test_a_killed_run_ends_like_one_that_was_not(database):
 
 
 def test_the_command_refuses_what_it_cannot_do(make_sqlite, tmp_path):
-    import os
+    from cli import app
 
     db = Database(make_sqlite())
     url = db.engine.url.render_as_string(hide_password=False)
     installed(db, tmp_path, "elena")
     db.dispose()
-    clean = {key: value for key, value in os.environ.items() if "API_KEY" not in key and not key.startswith("REGISTRY_")}
-    environment = {**clean, "REGISTRY_HOME": str(tmp_path), "REGISTRY_DATABASE_URL": url}
+    unset = {key: None for key in os.environ if "API_KEY" in key or key.startswith("REGISTRY_")}
+    environment = {**unset, "REGISTRY_HOME": str(tmp_path), "REGISTRY_DATABASE_URL": url, "COLUMNS": "200"}
 
     def registry(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "cli", "pipeline", "--advisor", "elena", *arguments],
-            cwd=REPO,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        settings_module.get_settings.cache_clear()
+        done = CliRunner().invoke(app, ["pipeline", "--advisor", "elena", *arguments], env=environment)
+        settings_module.get_settings.cache_clear()
+        return done
 
     asked = registry()
-    assert asked.returncode == 1
+    assert asked.exit_code == 1
     assert "--accept-terms" in asked.stderr
     assert "train models that compete" in asked.stderr
     told = registry("--accept-terms")
-    assert told.returncode == 1
+    assert told.exit_code == 1
     assert "ANTHROPIC_API_KEY" in told.stderr
     assert "datasets import" in told.stderr
     planned = registry("--plan", "--examples", "500")
-    assert planned.returncode == 0, planned.stderr
+    assert planned.exit_code == 0, planned.stderr
     assert "cost in US dollars" in planned.stdout
     assert not list(tmp_path.glob("pipeline/*"))  # a plan and refusals leave nothing behind
 

@@ -53,6 +53,11 @@ PEOPLE = Written("human", None, 100)
             "50 example conversations, written by model 0, model 1, model 2 and 2 more models from excerpts of 9 documents, trained this adapter.",
         ),
         (Facts(), "No example conversation is recorded for this adapter."),
+        (Facts(kind="full"), "No example conversation is recorded for this model."),
+        (
+            Facts((MODEL,), 0, kind="full"),
+            "512 example conversations, written by a model, trained this model. None of them names a source.",
+        ),
     ],
 )
 def test_the_sentence(facts, expected):

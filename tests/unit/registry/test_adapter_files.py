@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors_kit import bf16, entries, pack, safetensors
 
 from registry.adapter_files import (
     ALLOWED_FILES,
@@ -26,8 +27,10 @@ from registry.adapter_files import (
     base_card_from_config,
     canonical_config,
     check_adapter,
+    check_version_files,
     problems,
     read_config,
+    rewritten_config,
 )
 from registry.adapter_files.config import FIXED
 from registry.errors import Invalid
@@ -125,29 +128,6 @@ def tensors(
     return result
 
 
-def entries(content: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name, array in content.items():
-        dtype = {"<f4": "F32", "<f2": "F16", "<u2": "BF16", "|i1": "I8"}[array.dtype.str]
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
-        at += array.nbytes
-    return header
-
-
-def pack(header: Any, data: bytes) -> bytes:
-    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(raw)) + raw + data
-
-
-def safetensors(content: Mapping[str, np.ndarray]) -> bytes:
-    return pack(entries(content), b"".join(array.tobytes() for array in content.values()))
-
-
-def bf16(array: np.ndarray) -> np.ndarray:
-    return (array.view("<u4") >> 16).astype("<u2")
-
-
 class Adapter:
     """A good adapter in a folder, to be spoiled."""
 
@@ -195,6 +175,7 @@ def test_a_good_adapter_enters_and_its_facts_are_told(adapter: Adapter) -> None:
         weights_bytes=files[WEIGHTS].stat().st_size,
         idle_pairs=0,
         shapes_known=True,
+        canonical=canonical_config(PEFT_WRITES, REPO, REVISION),
     )
 
 
@@ -607,7 +588,7 @@ def test_nothing_but_finite_values(adapter: Adapter, value: float, dtype: str, w
     convert = {"F32": lambda a: a, "BF16": bf16, "F16": lambda a: a.astype("<f2")}[dtype]
     adapter.tensors = {n: convert(a) for n, a in adapter.tensors.items()}
     assert adapter.problems() == [
-        f"{WEIGHTS}: expected only finite values, found NaN or infinity in '{name}'. Such an adapter breaks the base's answers too: lower the learning rate and train again."
+        f"{WEIGHTS}: expected only finite values, found NaN or infinity in '{name}'. Such weights break the answers of everything served beside them: lower the learning rate and train again."
     ]
 
 
@@ -916,14 +897,14 @@ def test_any_json_under_any_key_of_the_config(folder: Path, data: st.DataObject,
 def test_headers_made_to_take_long(folder: Path, header: bytes) -> None:
     assert len(header) <= 1024 * 1024
     weights = pack(header, b"\x00\x3c" * 1500)
-    started = time.perf_counter()
+    started = time.process_time()
     assert check_bytes(folder, weights=weights)
     assert check_bytes(folder, weights=weights, config=b"{}")
-    assert time.perf_counter() - started < 4  # four checks
+    assert time.process_time() - started < 4  # four checks
 
 
 def test_27_megabytes_take_less_than_a_second(tmp_path: Path) -> None:
-    """The proof of concept's adapter: Mistral 7B, r=16, q/k/v/o, bf16. The bound is loose for busy machines; the figure is printed."""
+    """The proof of concept's adapter: Mistral 7B, r=16, q/k/v/o, bf16. Time of this process, whatever else the machine does; the figure is printed."""
     card = base(MISTRAL_7B)
     targets = ("q_proj", "k_proj", "v_proj", "o_proj")
     adapter = Adapter(tmp_path)
@@ -931,12 +912,12 @@ def test_27_megabytes_take_less_than_a_second(tmp_path: Path) -> None:
     adapter.config["target_modules"] = list(targets)
     adapter.tensors = {name: bf16(array) for name, array in tensors(card=card, targets=targets, layers=card.layers).items()}
     files = adapter.files()
-    started = time.perf_counter()
+    started = time.process_time()
     facts = check_adapter(files, card)
-    took = time.perf_counter() - started
+    took = time.process_time() - started
     print(f"{facts.weights_bytes / 1e6:.1f} MB checked in {took:.3f} s")
     assert facts.parameters == 13_631_488
-    assert took < 3
+    assert took < 1
 
 
 def test_torch_is_not_loaded_and_numpy_only_when_values_are_read() -> None:
@@ -1004,23 +985,23 @@ def test_cards_agree_with_real_models(kind: str, tmp_path: Path) -> None:
 @LIBRARY_WARNINGS
 @pytest.mark.train
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("bfloat16", [False, True])
-def test_what_peft_saves_is_accepted_and_what_is_accepted_peft_loads(kind: str, bfloat16: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("profile", "dtype"), [("some", "float32"), ("all-linear", "bfloat16"), ("all-linear rslora", "float32"), ("some rslora", "float16")]
+)
+def test_what_peft_saves_is_accepted_and_what_is_accepted_peft_loads(kind: str, profile: str, dtype: str, tmp_path: Path) -> None:
     import peft
     import torch
 
-    targets = KINDS[kind][2]
-    model = peft.get_peft_model(
-        tiny_model(kind), peft.LoraConfig(r=4, lora_alpha=8, lora_dropout=0.05, target_modules=targets, task_type="CAUSAL_LM")
-    )
+    rslora, fresh = "rslora" in profile, tiny_model(kind).to(getattr(torch, dtype))
+    targets = sorted(card_of(fresh, tmp_path).modules) if "all-linear" in profile else KINDS[kind][2]
+    config = peft.LoraConfig(r=4, lora_alpha=8, lora_dropout=0.05, target_modules=targets, use_rslora=rslora, task_type="CAUSAL_LM")
+    model = peft.get_peft_model(tiny_model(kind).to(fresh.dtype), config, autocast_adapter_dtype=False)
     tokens = torch.arange(12).reshape(1, 12) + 3
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     for _ in range(3):
         model(input_ids=tokens, labels=tokens).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    if bfloat16:
-        model.to(torch.bfloat16).to(torch.float32)
     model.peft_config["default"].base_model_name_or_path = REPO  # as the trainer does: never a local path
     saved, stored = tmp_path / "saved", tmp_path / "stored"
     model.save_pretrained(saved, save_embedding_layers=False)
@@ -1028,18 +1009,18 @@ def test_what_peft_saves_is_accepted_and_what_is_accepted_peft_loads(kind: str, 
 
     files = {path.name: path for path in saved.iterdir()}
     facts = check_adapter(files, card)
-    assert facts.idle_pairs == 0
+    assert (facts.idle_pairs, facts.rslora, facts.dtypes) == (0, rslora, ({"float32": "F32", "bfloat16": "BF16", "float16": "F16"}[dtype],))
     assert facts.target_modules == tuple(sorted(targets))
     assert facts.parameters == sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
 
     stored.mkdir()
     (stored / WEIGHTS).write_bytes(files[WEIGHTS].read_bytes())
-    (stored / CONFIG).write_bytes(canonical_config(read_config(files[CONFIG]), REPO, REVISION))
-    assert problems({path.name: path for path in stored.iterdir()}, card) == []
-    fresh = tiny_model(kind)
-    if bfloat16:
-        fresh.to(torch.bfloat16).to(torch.float32)
-    loaded = peft.PeftModel.from_pretrained(fresh, stored)
+    (stored / CONFIG).write_bytes(facts.canonical)
+    assert facts.canonical == canonical_config(read_config(files[CONFIG]), REPO, REVISION)
+    assert rewritten_config(files, facts) == facts.canonical
+    again = {path.name: path for path in stored.iterdir()}
+    assert rewritten_config(again, check_version_files(again, card)) is None
+    loaded = peft.PeftModel.from_pretrained(fresh, stored, autocast_adapter_dtype=False)
     model.eval()
     with torch.no_grad():
         assert torch.equal(model(input_ids=tokens).logits, loaded(input_ids=tokens).logits)

@@ -253,6 +253,58 @@ def test_a_move_that_fails_leaves_neither_alias_nor_event(three):
     assert three.told() == []
 
 
+def test_a_durable_job_moves_an_alias_once_however_often_it_comes_again(three):
+    first = three.promote(2, job="build-elena-1")
+    three.promote(3)
+    late = three.promote(2, job="build-elena-1")  # a worker that slept meanwhile: what people did since stands
+    assert (first.done, late.done, late.after, late.generation) == (True, False, 2, first.generation)
+    assert three.live() == 3
+    assert three.promote(2, job="build-elena-2").done is True
+    assert three.live() == 2
+
+
+class Slow:
+    """A store during whose reading another writer commits: it would wait for ever if the move held its lock."""
+
+    def __init__(self, three):
+        self.three, self.read = three, []
+
+    def verify(self, digest):
+        self.read.append(digest)
+        with self.three.db.transaction() as session:
+            advisors.get(session, "elena", lock=True)
+            events.append(session, "test:wrote", ACTOR, {"digest": digest})
+        return self.three.store.verify(digest)
+
+
+def test_nobody_waits_while_the_files_of_a_move_are_read_and_each_is_read_once(three):
+    slow = Slow(three)
+
+    def act(session, store, dry_run):
+        advisors.get_active(session, "elena", lock=not dry_run)
+        return promotion.promote(session, store, versions.resolve(session, "elena@2"), actor=ACTOR, dry_run=dry_run)
+
+    assert promotion.move(three.db, slow, act, dry_run=True).done is False
+    assert three.told() == []
+    slow.read.clear()
+    move = promotion.move(three.db, slow, act)
+    assert (move.done, move.after, three.live()) == (True, 2, 2)
+    assert len(slow.read) == len(set(slow.read)) == len(versions.ADAPTER_FILES)
+
+
+def test_a_damaged_file_stops_a_move_before_anything_is_locked(three):
+    with three.db.read() as session:
+        (weights, *_) = [f.sha256 for f in versions.resolve(session, "elena@2").files if f.path.endswith("safetensors")]
+    damage(three.store, weights)
+
+    def act(session, store, dry_run):
+        assert dry_run
+        return promotion.promote(session, store, versions.resolve(session, "elena@2"), actor=ACTOR, dry_run=dry_run)
+
+    with pytest.raises(NotPromotable, match="damaged"):
+        promotion.move(three.db, three.store, act)
+
+
 # -- the rules, pure ----------------------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from registry.manifest import digest
-from trainer.bases import BaseSpec, resolve_base
+from trainer.bases import BaseSpec, local_base, resolve_base
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 Pair = tuple[str, str]
@@ -18,6 +18,15 @@ Pair = tuple[str, str]
 def tiny(tiny_bases: Path) -> BaseSpec:
     """The built-in base."""
     return resolve_base("tiny", tiny_bases.parent)
+
+
+@pytest.fixture(scope="session")
+def tiny_bases_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BaseSpec]:
+    """A tiny random model of every architecture (tests/tiny_models.py), as local bases by name."""
+    import tiny_models
+
+    folder = tmp_path_factory.mktemp("architectures")
+    return {name: local_base(tiny_models.build(name, folder)) for name in tiny_models.DESIGNS}
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +62,9 @@ def write_dataset(folder: Path, train: Iterable[Sequence[str]], heldout: Iterabl
 def dataset(tmp_path: Path) -> Callable[..., Path]:
     """Write a dataset folder: dataset(train, heldout)."""
     return lambda train, heldout=(), name="dataset": write_dataset(tmp_path / name, train, heldout)
+
+
+@pytest.fixture(scope="session")
+def dataset_at() -> Callable[..., Path]:
+    """Write a dataset folder in a place of one's own: dataset_at(folder, train, heldout)."""
+    return write_dataset

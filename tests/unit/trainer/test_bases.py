@@ -3,7 +3,10 @@
 import hashlib
 import json
 import multiprocessing
+import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,11 +15,15 @@ from pathlib import Path
 import pytest
 
 from registry.errors import Invalid, NotFound, Unavailable
+from registry.known_bases import known_base, known_bases
 from registry.manifest import digest
+from registry.refs import DIGEST
 from trainer.bases import BaseSpec, resolve_base
-from trainer.chat import template_digest
+from trainer.chat import packaged_template, template_digest
+from trainer.preflight import count_parameters
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+MISTRAL_7B = "mistralai/Mistral-7B-Instruct-v0.3"
 FILES = {
     "config.json": b'{"model_type": "llama", "hidden_size": 64}',
     "tokenizer_config.json": b'{"chat_template": "{{ messages }}"}',
@@ -24,9 +31,10 @@ FILES = {
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of a hub as resolving a base needs (reference/training.md 3.1)."""
+    """As much of a hub as resolving a base needs (reference/training.md 3.1): org/model, a known base at its card's commit, and gated ones."""
 
     protocol_version = "HTTP/1.1"
+    llama_status = 403
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -37,20 +45,23 @@ class Hub(BaseHTTPRequestHandler):
     def _answer(self, *, body: bool) -> None:
         parts = self.path.split("?")[0].strip("/").split("/")
         status, headers, data = 404, {"X-Error-Code": "RepoNotFound"}, b""
-        if "gated" in parts:
+        api = parts[:2] == ["api", "models"]
+        repo, rest = "/".join(parts[2:4] if api else parts[:2]), parts[5:] if api else parts[3:]
+        if "gated" in parts or (repo.startswith("meta-llama/") and self.llama_status == 403):
             status, headers = 403, {"X-Error-Code": "GatedRepo"}
-        elif parts[:2] == ["api", "models"] and parts[2:4] == ["org", "model"]:
-            if len(parts) > 5 and parts[5] not in {"main", COMMIT}:
+        elif repo in {"org/model", MISTRAL_7B} and api:
+            commit = rest[0] if rest else "main"
+            if commit not in {"main", COMMIT, known_base(MISTRAL_7B).revision}:
                 headers = {"X-Error-Code": "RevisionNotFound"}
             else:
                 status, headers = 200, {"Content-Type": "application/json"}
-                data = json.dumps({"id": "org/model", "sha": COMMIT, "siblings": []}).encode()
-        elif parts[:3] == ["org", "model", "resolve"]:
+                data = json.dumps({"id": repo, "sha": COMMIT if commit == "main" else commit, "siblings": []}).encode()
+        elif repo in {"org/model", MISTRAL_7B}:
             found = FILES.get(parts[-1])
-            headers = {"X-Repo-Commit": COMMIT, "X-Error-Code": "EntryNotFound"}
+            headers = {"X-Repo-Commit": rest[0], "X-Error-Code": "EntryNotFound"}
             if found is not None:
                 status, data = 200, found
-                headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(found).hexdigest()}"'}
+                headers = {"X-Repo-Commit": rest[0], "ETag": f'"{hashlib.sha256(found).hexdigest()}"'}
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -70,7 +81,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
@@ -271,3 +282,100 @@ def test_two_processes_that_build_at_once_get_the_same_base_and_a_fresh_build_th
         worker.join()
     assert found == {tiny.weights_sha256}
     assert [p.name for p in (tmp_path / "bases").iterdir() if p.is_dir()] == [tiny.path.name]
+
+
+# --- known bases
+
+
+@pytest.mark.parametrize("known", known_bases(), ids=lambda known: known.repo)
+def test_a_known_bases_card_agrees_with_itself(known):
+    assert re.fullmatch(r"[0-9a-f]{40}", known.revision) if known.revision else known.revision_note
+    assert known.chat_template_sha256 is None or DIGEST.fullmatch(known.chat_template_sha256)
+    assert bool(known.chat_template_sha256) != bool(known.template_note)
+    assert known.gated == (known.token_variable is not None)
+    assert known.licence_page.startswith("https://")
+    assert known.end_of_turn in packaged_template(known.chat_template) or known.end_of_turn == "</s>"
+    assert known.evidence
+    assert weights_of(known.config) == known.parameters == pytest.approx(count_parameters(known.config), rel=1e-4)
+    assert (known.card.repo, known.card.revision, known.card.layers) == (known.repo, known.revision, known.config["num_hidden_layers"])
+
+
+def weights_of(config: dict[str, int]) -> int:
+    """All weights by hand: two tables of words, and per layer the attention, the MLP and two norms; Qwen's q, k and v have biases."""
+    hidden, head = config["hidden_size"], config["head_dim"]
+    queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    layer = 2 * hidden * (queries + keys) + 3 * hidden * config["intermediate_size"] + 2 * hidden
+    biases = queries + 2 * keys if config["model_type"] == "qwen2" else 0
+    return 2 * config["vocab_size"] * hidden + config["num_hidden_layers"] * (layer + biases) + hidden
+
+
+@pytest.mark.parametrize(
+    ("repo", "attention", "all_linear"),
+    [
+        (
+            "mistralai/Mistral-7B-Instruct-v0.3",
+            13_631_488,
+            41_943_040,
+        ),  # the proof of concept's figure, and PEFT's own for all linear modules
+        ("meta-llama/Llama-3.1-8B-Instruct", 13_631_488, 41_943_040),
+        ("meta-llama/Llama-3.1-70B-Instruct", 65_536_000, 207_093_760),
+        ("microsoft/phi-4", 40 * 16 * ((5120 + 7680) + (5120 + 5120)), 55_705_600),
+        ("Qwen/Qwen2.5-14B-Instruct", 25_165_824, 68_812_800),
+        ("Qwen/Qwen2.5-72B-Instruct", 65_536_000, 210_534_400),
+    ],
+)
+def test_trainable_parameters_follow_from_the_shapes(repo, attention, all_linear):
+    known = known_base(repo)
+    assert (known.lora_parameters(16, "attention"), known.lora_parameters(16, "all-linear")) == (attention, all_linear)
+    with pytest.raises(Invalid, match="A profile is attention or all-linear"):
+        known.lora_parameters(16, "custom")
+
+
+def test_known_bases_are_found_by_every_name():
+    assert len(known_bases()) == 6
+    assert known_base("META-llama/llama-3.1-8b-instruct") == known_base("meta-llama/Meta-Llama-3.1-8B-Instruct")
+    assert known_base("org/model") is None
+
+
+@pytest.mark.parametrize("module", ["registry.known_bases", "trainer.chat"])
+def test_cards_load_without_torch(module):
+    code = f"import sys, {module}; print(sorted({{m.split('.')[0] for m in sys.modules}} & {{'torch', 'transformers', 'jinja2', 'numpy', 'sqlalchemy'}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_known_base_is_taken_at_its_cards_revision(hub, tmp_path):
+    events = []
+    base = resolve_base(MISTRAL_7B, tmp_path, lambda event: events.append(dict(event)), endpoint=hub)
+    known = known_base(MISTRAL_7B)
+    assert (base.repo, base.revision, base.template) == (known.repo, known.revision, "mistral-v0.3")
+    assert [e["event"] for e in events] == ["warning"]
+    assert known.revision in events[0]["message"]
+    assert resolve_base(MISTRAL_7B.lower(), tmp_path, endpoint=hub) == base
+
+
+def test_another_revision_of_a_known_base_is_taken_when_it_is_asked_for(hub, tmp_path):
+    events = []
+    base = resolve_base(f"{MISTRAL_7B}@main", tmp_path, lambda event: events.append(dict(event)), endpoint=hub)
+    assert base.revision == COMMIT
+    assert not events
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_gated_known_base_names_its_licence_page_and_the_token_variable(hub, tmp_path, monkeypatch, status):
+    """A hub says of a gated repository that it is gated, or that there is none, depending on the token."""
+    monkeypatch.setattr(Hub, "llama_status", status)
+    with pytest.raises((Invalid, NotFound)) as caught:
+        resolve_base("meta-llama/Llama-3.1-8B-Instruct", tmp_path, endpoint=hub)
+    assert "https://huggingface.co/meta-llama/Llama-3.1-8B-Instruct" in caught.value.hint
+    assert "HF_TOKEN" in caught.value.hint
+    assert ("Llama 3.1 Community License" in caught.value.message) == (status == 403)
+
+
+def test_an_own_template_that_is_passed_over_is_said(hub, tmp_path):
+    events = []
+    base = resolve_base(
+        "org/model", tmp_path, lambda event: events.append(dict(event)), endpoint=hub
+    )  # its template prints the list of messages
+    assert base.template == "plain"
+    assert "does not say which words are the assistant's" in events[0]["message"]

@@ -16,7 +16,7 @@ from trainer.process import _as_error, _died
 from trainer.recipe import default_recipe
 from trainer.spec import TrainedAdapter, TrainSpec
 
-BASE = BaseSpec("hub", "org/model", "1" * 40, config={"model_type": "llama"})
+BASE = BaseSpec("hub", "org/model", "1" * 40, config={"model_type": "unheard-of"})
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_spec_survives_its_file(spec, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": "train-spec/9"}, "has format train-spec/1"),
+        ({"format": "train-spec/9"}, "has format train-spec/2"),
         ({"extra": 1}, "and the keys"),
         ({"seed": -1}, "A seed is a whole number"),
         ({"seed": True}, "A seed is a whole number"),
@@ -72,7 +72,7 @@ def test_without_a_result_there_is_no_adapter(tmp_path):
         TrainedAdapter.load(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"format": "x"}', '{"format": "trained-adapter/1"}'])
+@pytest.mark.parametrize("text", ["{", "{}", '{"format": "x"}', '{"format": "trained-adapter/2"}'])
 def test_a_result_that_makes_no_sense_is_refused(tmp_path, text):
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(Invalid):
@@ -121,7 +121,18 @@ def test_a_full_disk_leaves_nothing_and_is_a_sentence(tmp_path):
             RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
             "Out of memory",
         ),
-        (ModuleNotFoundError("No module named 'trl'", name="trl"), "'train' extra, which is not complete here: trl is missing"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file data/1: file write failed"),
+            "disk is full",
+        ),
+        (RuntimeError("CUDA error: out of memory"), "Out of memory"),
+        (
+            RuntimeError("CUDA error: unspecified launch failure\nCompile with ..."),
+            "The GPU does not answer any more \\(during training\\)",
+        ),
+        (RuntimeError("No CUDA-capable device is detected"), "The GPU does not answer any more"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "The GPU does not answer any more"),
+        (ModuleNotFoundError("No module named 'peft'", name="peft"), "'train' extra, which is not complete here: peft is missing"),
         (RuntimeError("something else\nand more"), "Training failed \\(during training\\): RuntimeError: something else"),
     ],
 )

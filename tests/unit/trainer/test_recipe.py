@@ -11,13 +11,15 @@ from registry.errors import Invalid
 from trainer.bases import BaseSpec
 from trainer.chat import MISTRAL, packaged_digest
 from trainer.preflight import MISTRAL_7B, Device
-from trainer.recipe import ATTENTION, FUSED_ATTENTION, Recipe, default_recipe
+from trainer.recipe import ATTENTION, Recipe, default_recipe, make_recipe
 
-TINY = BaseSpec("builtin", "adapter-registry/tiny-mistral", "0" * 40, path=Path("x"), config={"model_type": "mistral"})
+TINY = BaseSpec(
+    "builtin", "adapter-registry/tiny-mistral", "0" * 40, path=Path("x"), config={**MISTRAL_7B, "hidden_size": 64, "intermediate_size": 128}
+)
 MISTRAL_7B_BASE = BaseSpec("hub", "mistralai/Mistral-7B-Instruct-v0.3", "1" * 40, config={**MISTRAL_7B, "max_position_embeddings": 32768})
 CARD = Device("NVIDIA GeForce RTX 4090", 24564)
 # Changes only together with a changed default or a changed template; then every registered version keeps its own digest, and new ones get a new one.
-GOLDEN = "sha256:6b03da9b916478296e41b0a7d2d5b9996f84de7ecd6c8527357874c5b8c168cd"
+GOLDEN = "sha256:242cb8d57da629d753d6e87b51508edda3732e5080b76ed1d1235495710a82d0"
 
 
 def test_the_default_recipe_of_the_tiny_base_keeps_its_digest():
@@ -79,17 +81,29 @@ def test_unknown_and_missing_settings_are_refused_with_a_sentence():
         ({"r": "16"}, "r is of type int"),
         ({"learning_rate": float("nan")}, "learning_rate lies between"),
         ({"dropout": 1.0}, "dropout lies between"),
-        ({"method": "dora"}, "method is lora or qlora; found 'dora'"),
+        ({"method": "dora"}, "method is lora or qlora or full; found 'dora'"),
         ({"method": "qlora"}, "qlora goes with quantization nf4"),
-        ({"packing": True}, "packing is False; found 'True'"),
-        ({"packing": 0}, "packing is False"),
+        ({"method": "full"}, "r and alpha are null exactly when the method is full"),
+        ({"targets": "none"}, "targets are none exactly when the method is full"),
+        ({"batching": "packed"}, "pack_length is a number of tokens up to max_length exactly when batching is packed"),
+        ({"batching": "packed", "pack_length": 9000}, "up to max_length"),
+        ({"pack_length": 512}, "exactly when batching is packed"),
+        ({"processes": 2}, "sharding is fsdp exactly when processes is above 1"),
+        ({"processes": 2, "sharding": "fsdp"}, "several processes train on GPUs only"),
+        ({"lora_plus_ratio": 0.5}, "lora_plus_ratio lies between"),
+        ({"kept_checkpoints": 21}, "kept_checkpoints lies between"),
+        ({"packing": True}, "no setting 'packing'"),
+        ({"use_dora": True}, "DoRA is refused: no serving engine"),
+        ({"init_lora_weights": "pissa"}, "they rewrite the base's own weights"),
+        ({"modules_to_save": ["lm_head"]}, "Whole modules beside the LoRA pairs are refused"),
+        ({"rank_pattern": {}}, "regular expressions, which can hang a loader"),
         ({"rslora": 1}, "rslora is of type bool"),
-        ({"target_modules": []}, "list of names"),
+        ({"target_modules": []}, "targets are none exactly when the method is full"),
         ({"target_modules": "q_proj"}, "list of names"),
-        ({"chat_template": "chatml"}, "chat_template is mistral-v0.3, plain or base"),
+        ({"chat_template": "chatml"}, "chat_template is .*mistral-v0.3.* or base"),
         ({"chat_template_sha256": "sha256:abc"}, "with its sha256"),
         ({"max_steps": 0}, "max_steps lies between"),
-        ({"format": "recipe/2"}, "format is recipe/1"),
+        ({"format": "recipe/1"}, "reads recipes of the format recipe/2; found 'recipe/1'"),
     ],
 )
 def test_values_that_could_not_train_are_refused(changes, words):
@@ -138,12 +152,62 @@ def test_other_bases_use_their_own_template_or_the_plain_one():
     assert default_recipe(BaseSpec("hub", "org/name", "3" * 40), None).chat_template == "plain"
 
 
-def test_fused_attention_is_named_as_it_is():
-    assert default_recipe(BaseSpec("hub", "org/phi", "4" * 40, config={"model_type": "phi3"}), None).target_modules == FUSED_ATTENTION
+PHI = BaseSpec(
+    "hub",
+    "org/phi",
+    "4" * 40,
+    config={
+        "model_type": "phi3", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 100,
+    },
+)  # fmt: skip
+
+
+def test_a_profile_means_the_modules_of_the_architecture():
+    assert default_recipe(PHI, None).target_modules == ("o_proj", "qkv_proj")
+    everything = make_recipe(PHI, None, {"targets": "all-linear"})
+    assert everything.target_modules == ("down_proj", "gate_up_proj", "o_proj", "qkv_proj")
+    with pytest.raises(Invalid, match="The profile attention means o_proj, qkv_proj on org/phi; found q_proj"):
+        make_recipe(PHI, None, {"targets": "attention", "target_modules": ["q_proj"]})
+    assert make_recipe(PHI, None, {"target_modules": ["o_proj"]}).targets == "custom"
+    unknown = BaseSpec("hub", "org/other", "5" * 40, config={"model_type": "falcon"})
+    with pytest.raises(Invalid, match="so all-linear has no meaning on it"):
+        make_recipe(unknown, None, {"targets": "all-linear"})
+
+
+def test_a_method_brings_what_belongs_to_it():
+    full = make_recipe(MISTRAL_7B_BASE, None, {"method": "full"})
+    assert (full.r, full.alpha, full.targets, full.target_modules, full.dropout, full.learning_rate) == (None, None, "none", (), 0.0, 2e-5)
+    assert make_recipe(MISTRAL_7B_BASE, None, {"method": "full", "learning_rate": 1e-4}).learning_rate == 1e-4
+    assert make_recipe(TINY, None, {"method": "qlora"}).quantization == "nf4"
+    packed = make_recipe(MISTRAL_7B_BASE, None, {"batching": "packed", "max_length": 1000})
+    assert (packed.pack_length, packed.max_length) == (1000, 1000)
+
+
+def test_the_builtin_base_is_quantised_only_when_asked():
+    assert default_recipe(TINY, CARD).quantization == "none"
 
 
 @pytest.mark.parametrize(
-    "module", ["recipe", "bases", "preflight", "spec", "process", "chat", "examples", "output", "failures", "child", "tiny.builtin"]
+    "module",
+    [
+        "recipe",
+        "bases",
+        "preflight",
+        "estimate",
+        "choice",
+        "counting",
+        "packing",
+        "borrowed",
+        "spec",
+        "process",
+        "chat",
+        "examples",
+        "output",
+        "failures",
+        "child",
+        "tiny.builtin",
+    ],
 )
 def test_modules_load_without_torch(module):
     code = f"import sys, trainer.{module}; print(sorted({{m.split('.')[0] for m in sys.modules}} & {{'torch', 'transformers', 'peft', 'trl', 'datasets', 'numpy'}}))"

@@ -3,28 +3,30 @@
 import json
 import os
 import random
+import shutil
 import signal
 import stat
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from registry.adapter_files import base_card_from_config, check_adapter
-from registry.errors import Invalid, TrainingFailed
-from registry.manifest import digest
+from registry.adapter_files import base_card_from_config, check_adapter, check_version_files
+from registry.errors import Invalid, Paused, RegistryError, TrainingFailed
+from registry.manifest import digest, digest_bytes
 from trainer.bases import BaseSpec
 from trainer.chat import MISTRAL, PLAIN, packaged_template
 from trainer.data import IGNORED, Encoded, encode, encode_all
 from trainer.examples import Conversation
-from trainer.process import run_training
+from trainer.process import WarmTrainer, run_training
 from trainer.recipe import default_recipe
-from trainer.spec import TrainedAdapter, TrainSpec
+from trainer.spec import Drive, TrainedAdapter, TrainSpec
 
 pytestmark = pytest.mark.train
 
@@ -41,28 +43,12 @@ def sha(adapter: TrainedAdapter) -> dict[str, str]:
     return {f.path: f.sha256 for f in adapter.files}
 
 
-@pytest.fixture
-def warm(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
-    """Train several specs in one process (the libraries take most of the time) and return what each said."""
-
-    def run(*specs: TrainSpec) -> list[dict[str, Any]]:
-        paths = []
-        for number, spec in enumerate(specs):
-            path = tmp_path / f"warm-{number}.json"
-            path.write_text(json.dumps(spec.as_json()))
-            paths.append(str(path))
-        script = Path(__file__).with_name("warm.py")
-        done = subprocess.run(
-            [sys.executable, str(script), *paths],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=REPO,
-            env={**os.environ, "PYTHONPATH": str(REPO)},
-        )
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    return run
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmTrainer]:
+    """One process for all tests that need not begin with a fresh one (the libraries take most of the time); under another hash seed than the cold run."""
+    with pytest.MonkeyPatch.context() as patch, WarmTrainer() as trainer:
+        patch.setenv("PYTHONHASHSEED", "2")
+        yield trainer
 
 
 # --- which words are trained
@@ -174,11 +160,18 @@ def cold(short: Callable[..., TrainSpec]) -> tuple[TrainedAdapter, list[dict[str
         return run_training(short("cold"), lambda event: events.append(dict(event))), events
 
 
-def test_a_fresh_process_with_another_hash_seed_makes_the_same_files(cold, short, monkeypatch):
-    monkeypatch.setenv("PYTHONHASHSEED", "2")
-    again = run_training(short("again"), silent)
-    assert sha(again) == sha(cold[0])
-    assert again.metrics == cold[0].metrics
+TIMED = {"tokens_per_second", "seconds_per_step", "peak_memory_bytes"}
+
+
+def test_a_warm_process_with_another_hash_seed_makes_the_same_files(cold, short, warm):
+    """The second time the base comes from memory, after another training changed what it could."""
+    loads = []
+    for name in ("warm-1", "warm-2"):
+        again = warm.train(short(name), lambda event: loads.append(event.get("name")))
+        assert sha(again) == sha(cold[0])
+        assert again.checkpoints == cold[0].checkpoints
+        assert {k: v for k, v in again.metrics.items() if k not in TIMED} == {k: v for k, v in cold[0].metrics.items() if k not in TIMED}
+        warm.train(short(f"{name}-between", seed=43, rslora=True, max_steps=1), silent)
 
 
 def test_events_tell_the_run(cold):
@@ -226,43 +219,90 @@ def facts_of_rank_16(tiny: BaseSpec) -> int:
     return int(tiny.config["num_hidden_layers"] * 16 * (2 * (hidden + hidden) + 2 * (hidden + kv)))
 
 
-def test_warm_runs_other_seeds_nf4_and_failures(cold, short, warm):
-    """One process, many runs: what is cheap to check together."""
-    nf4 = {"method": "qlora", "quantization": "nf4", "double_quantization": True}
-    full = short("full")
-    (full.out_dir / "files").mkdir(parents=True)
-    (full.out_dir / "files" / "adapter_model.safetensors.part").symlink_to("/dev/full")
-    specs = {
-        "warm": short("warm"),
-        "seed": short("seed", seed=43),
-        "nf4": short("nf4", **nf4),
-        "nf4 again": short("nf4-again", **nf4),
-        "nan": short("nan", learning_rate=1e9, max_steps=30, epochs=10),
-        "long": short("long", max_length=60),
-        "targets": short("targets", target_modules=["q_proj", "qkv_proj"]),
-        "template": short("template", chat_template_sha256="sha256:" + "e" * 64),
-        "full": full,
-    }
-    said = dict(zip(specs, warm(*specs.values()), strict=True))
-    done = {name: TrainedAdapter.load(specs[name].out_dir) for name, words in said.items() if words["ok"]}
-    assert set(done) == {"warm", "seed", "nf4", "nf4 again"}, said
-    assert sha(done["warm"]) == sha(cold[0])
-    assert sha(done["seed"])["adapter_model.safetensors"] != sha(cold[0])["adapter_model.safetensors"]
-    assert sha(done["nf4"]) == sha(done["nf4 again"])
-    assert (done["nf4"].metrics["adapter_dtype"], done["warm"].metrics["adapter_dtype"]) == ("bfloat16", "float32")
-    for name in done:  # stock PEFT loads the files, and they do what they did at training
-        measured = [row["logprob"] for row in done[name].metrics["canary"]]
-        assert said[name]["reloaded"] == pytest.approx(measured, abs=1e-3 if name in {"warm", "seed"} else 0.5)
-    for name, words in {
-        "nan": "The loss is no number any more at step",
-        "long": "at most 60 fit, and an answer is never cut",
-        "targets": "has no modules named qkv_proj; only q_proj would be trained",
-        "template": "is another than the recipe's",
-        "full": "The disk is full (during",
-    }.items():
-        assert words in said[name]["message"], said[name]
-        assert said[name]["hint"]
-        assert not (specs[name].out_dir / "result.json").exists()
+def test_another_seed_makes_another_adapter(cold, short, warm):
+    other = warm.train(short("seed", seed=43), silent)
+    assert sha(other)["adapter_model.safetensors"] != sha(cold[0])["adapter_model.safetensors"]
+    assert sha(other)["adapter_config.json"] == sha(cold[0])["adapter_config.json"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "dtype"),
+    [
+        ({"method": "qlora", "quantization": "nf4", "double_quantization": True}, "bfloat16"),
+        ({"batching": "packed", "pack_length": 1024, "batch_size": 1, "dtype": "bfloat16"}, "float32"),
+    ],
+)
+def test_other_methods_repeat_too(short, warm, changes, dtype):
+    one, two = (warm.train(short(f"{dtype}-{n}", max_steps=2, **changes), silent) for n in range(2))
+    assert sha(one) == sha(two)
+    assert one.metrics["adapter_dtype"] == dtype
+
+
+def test_every_weight_can_be_trained(short, warm, tiny):
+    """The base is read from disk again afterwards: the one in memory is not the base any more."""
+    full = {
+        "method": "full", "r": None, "alpha": None, "dropout": 0.0, "targets": "none", "target_modules": [], "learning_rate": 2e-3,
+        "kept_checkpoints": 1,
+    }  # fmt: skip
+    one, two = (warm.train(short(f"full-{n}", max_steps=3, **full), silent) for n in range(2))
+    assert sha(one) == sha(two)
+    assert set(sha(one)) == {"model.safetensors", "config.json"}
+    facts = check_version_files(
+        {p.name: p for p in one.folder.iterdir()}, base_card_from_config(dict(tiny.config), tiny.repo, tiny.revision)
+    )
+    assert facts is not None
+    assert one.metrics["trainable_parameters"] == one.metrics["total_parameters"]
+    before, after = (statistics.mean(losses(one, name)) for name in ("base", "adapter"))
+    assert after < before
+
+
+def test_adapters_on_the_way_are_kept(cold):
+    adapter = cold[0]
+    assert [c.step for c in adapter.checkpoints] == [1, 2, 3, 4]
+    for checkpoint in adapter.checkpoints:
+        data = (adapter.checkpoints_folder / checkpoint.file.path).read_bytes()
+        assert digest_bytes(data) == checkpoint.file.sha256
+        row = adapter.metrics["loss_curve"][checkpoint.step - 1]
+        assert (row["epoch"], row["learning_rate"]) == (checkpoint.epoch, checkpoint.learning_rate)
+    assert len({c.file.sha256 for c in adapter.checkpoints} | {sha(adapter)["adapter_model.safetensors"]}) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"learning_rate": 1e9, "max_steps": 30, "epochs": 10, "warmup": 0.0}, "The loss is no number any more at step"),
+        ({"max_length": 60}, "at most 60 fit, and an answer is never cut"),
+        ({"targets": "custom", "target_modules": ["q_proj", "qkv_proj"]}, "has no modules named qkv_proj; only q_proj would be trained"),
+        ({"chat_template_sha256": "sha256:" + "e" * 64}, "is another than the recipe's"),
+    ],
+)
+def test_what_cannot_be_trained_is_a_sentence_and_leaves_no_result(short, warm, changes, words):
+    spec = short("refused", **changes)
+    with pytest.raises(RegistryError, match=words) as caught:
+        warm.train(spec, silent)
+    assert caught.value.hint
+    assert not (spec.out_dir / "result.json").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's always full device")
+@pytest.mark.parametrize(
+    "place", ["files/adapter_model.safetensors.part", "state/state.pt.part", "checkpoints/step-000002.safetensors.part"]
+)
+def test_a_full_disk_is_a_sentence_wherever_it_strikes(short, warm, place):
+    spec = replace(short("full-disk"), drive=Drive(save_state_every=1e-6))
+    shutil.rmtree(spec.out_dir, ignore_errors=True)
+    path = spec.out_dir / place
+    path.parent.mkdir(parents=True)
+    path.symlink_to("/dev/full")
+    with pytest.raises(TrainingFailed, match=r"The disk is full \(during") as caught:
+        warm.train(spec, silent)
+    assert caught.value.hint
+    assert not (spec.out_dir / "result.json").exists()
+
+
+def test_a_process_that_saw_failures_still_makes_the_same_files(cold, short, warm):
+    """It goes on after a refusal and a full disk; the base they may have spoilt is read again."""
+    assert sha(warm.train(short("after-failures"), silent)) == sha(cold[0])
 
 
 # --- good data and bad
@@ -285,8 +325,7 @@ def test_real_answers_are_told_from_shuffled_words(pairs, tiny, tmp_path, warm):
     specs = [
         TrainSpec(recipe, tiny, 42, write_pairs(tmp_path / f"{n}-data", rows, heldout), tmp_path / n) for n, rows in conditions.items()
     ]
-    assert all(said["ok"] for said in warm(*specs))
-    real, words = (TrainedAdapter.load(spec.out_dir) for spec in specs)
+    real, words = (warm.train(spec, silent) for spec in specs)
     assert lower_bound(losses(real, "base"), losses(real)) > 0.1  # training on real answers helps
     assert lower_bound(losses(words), losses(real)) > 0.1  # and order is what helps: the same words without it do not
 
@@ -324,16 +363,62 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_killed_child_leaves_no_result_and_is_explained(short):
-    spec = short("killed", max_steps=2000, epochs=10_000)
+@pytest.fixture(scope="session")
+def long_way(short: Callable[..., TrainSpec], warm: WarmTrainer) -> Callable[[str], TrainSpec]:
+    """Specs of a dozen steps whose state is saved after each."""
+    return lambda name: replace(short(name, max_steps=12, epochs=20), drive=Drive(save_state_every=1e-6))
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(long_way: Callable[[str], TrainSpec], warm: WarmTrainer) -> TrainedAdapter:
+    return warm.train(long_way("uninterrupted"), silent)
+
+
+def test_a_killed_training_goes_on_from_its_state_to_the_same_bytes(long_way, uninterrupted, warm):
+    spec = long_way("killed")
+    at = random.Random().randint(1, 11)  # noqa: S311 - any step will do, another one each time
 
     def kill(event: Any) -> None:
-        if event["event"] == "step" and event["step"] == 2:
+        if event["event"] == "step" and event["step"] == at:
             os.kill(child_of(os.getpid()), signal.SIGKILL)
 
-    with pytest.raises(TrainingFailed, match=r"was killed \(signal 9\) at step \d+ of 2000; likely the machine ran out of memory"):
-        run_training(spec, kill)
+    with pytest.raises(TrainingFailed, match=r"was killed \(signal 9\) at step \d+ of 12; likely the machine ran out of memory"):
+        warm.train(spec, kill)
     assert not (spec.out_dir / "result.json").exists()
+    state = spec.out_dir / "state"
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    events: list[Any] = []
+    again = warm.train(spec, events.append)
+    resumed = [event["step"] for event in events if event["event"] == "resumed"]
+    assert resumed in ([at - 1], [at], [at + 1]) or at == 1  # the event of a step is read before or after its state is written
+    assert (sha(again), again.checkpoints) == (sha(uninterrupted), uninterrupted.checkpoints)
+    assert [row["loss"] for row in again.metrics["loss_curve"]] == [row["loss"] for row in uninterrupted.metrics["loss_curve"]]
+    assert not state.exists()
+
+
+def test_a_stopped_training_saves_its_state_and_goes_on(long_way, uninterrupted, warm):
+    """Asked to stop it ends with Paused after the step it is in; a state that is damaged, or of other data, is not gone on with."""
+    spec = long_way("stopped")
+    with pytest.raises(Paused, match=r"Stopped at step \d+ of 12; the same command goes on from there") as caught:
+        warm.train(spec, lambda event: warm.stop() if event["event"] == "step" and event["step"] == 3 else None)
+    assert caught.value.hint
+    saved = (spec.out_dir / "state" / "state.pt").read_bytes()
+    events: list[Any] = []
+    assert sha(warm.train(spec, events.append)) == sha(uninterrupted)
+    assert "resumed" in [event["event"] for event in events]
+    for name, state in {"damaged": saved[: len(saved) // 2], "other": saved}.items():
+        other = replace(long_way(name), seed=42 if name == "damaged" else 7)
+        (other.out_dir / "state").mkdir(parents=True)
+        (other.out_dir / "state" / "state.pt").write_bytes(state)
+        events = []
+        warm.train(replace(other, recipe=other.recipe.with_changes(max_steps=1)) if name == "other" else other, events.append)
+        assert "resumed" not in [event["event"] for event in events]
+
+
+def test_a_training_leaves_when_its_window_closes(long_way, warm):
+    spec = replace(long_way("window"), drive=Drive(stop_at=1.0))
+    with pytest.raises(Paused, match="Stopped at step 0 of 12"):
+        warm.train(spec, silent)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -350,8 +435,10 @@ def test_the_child_never_outlives_its_parent(short, tmp_path, number):
     assert b"libraries" in parent.stdout.readline()
     child = child_of(parent.pid)
     parent.send_signal(number)
-    parent.communicate(timeout=60)
-    assert parent.returncode == {signal.SIGTERM: 143, signal.SIGINT: -signal.SIGINT, signal.SIGKILL: -signal.SIGKILL}[number]
+    _, told = parent.communicate(timeout=60)
+    assert parent.returncode == {signal.SIGTERM: 1, signal.SIGINT: -signal.SIGINT, signal.SIGKILL: -signal.SIGKILL}[number]
+    if number == signal.SIGTERM:
+        assert b"registry.errors.Paused: The training was stopped before it began." in told
     deadline = time.monotonic() + 15
     while alive(child) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from commands.frame import Json, Opened, app, jobs_app, open_catalogue, print_json, show_facts, table
 from registry.errors import Invalid
+from registry.vocabulary import DEFAULT_SEED, MAX_SEED
 
 if TYPE_CHECKING:
     from jobs.engine.worker import Wishes, Worker
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from registry.job_queue import BuildOrder, JobQueue, JobStatus
 
 JobName = Annotated[str, typer.Argument(help="A job, as `registry jobs list` names it.")]
-QueueOption = Annotated[str, typer.Option("--queue", help="gpu for builds, cpu for pipelines alone.")]
+QueueOption = Annotated[str, typer.Option("--queue", help="gpu, or cpu for workers that leave the GPUs alone.")]
 _LOOK_S = 0.5  # seconds between two looks at a job that is watched
+_UNTIL = "REGISTRY_WORKER_UNTIL"  # tells a worker that begins anew when it was to leave: HH:MM would by then mean tomorrow
+_stuck: set[str] = set()  # workers of this process of which a step of another's job still runs
 _INTERRUPTED = "a person or the system asked it to"
 
 
@@ -36,9 +39,12 @@ def build(
     examples: Annotated[int | None, typer.Option(min=1, help="Let the pipeline write this many pairs first.")] = None,
     pipeline: Annotated[Path | None, typer.Option(help="JSON file with pipeline settings that differ from the defaults.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Digest of the dataset; default: the advisor's latest.")] = None,
-    base: Annotated[str | None, typer.Option(help="A hub id, or 'tiny'; default: what suits the worker's GPU.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="'tiny', or a hub id, also as org/name@revision (40 hex digits); default: what suits the worker's GPU."),
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="JSON file with recipe settings that differ from the defaults.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything random.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of everything random.")] = DEFAULT_SEED,
     force: Annotated[bool, typer.Option("--force", help="Train again although the same training is registered.")] = False,
     promote: Annotated[bool, typer.Option("--promote/--no-promote", help="Move the alias where the gate allows it.")] = True,
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "live",
@@ -52,9 +58,12 @@ def build(
     from commands.versions import recipe_settings
     from registry.job_queue import BuildOrder, require_packages
 
+    require_packages()
+    from jobs.engine.orders import check_recipe
+    from jobs.engine.wave import save
+
     if (advisor is None) != every:
         raise Invalid("Name an advisor, or pass --all.", hint="registry build elena, or registry build --all")
-    require_packages()
     with open_catalogue() as opened:
         order = BuildOrder(
             advisor=advisor or "all",
@@ -69,12 +78,16 @@ def build(
             promote="gate" if promote else "never",
             alias=alias,
         )
+        check_recipe(order, opened.settings.home)
         order = _acknowledged(opened, order, accept_terms=accept_terms)
         with _queue(opened) as jobs:
             here = here or opened.db.is_sqlite
             found = _build_all(opened, jobs, order, queue, here=here, watch=watch, quiet=as_json) if every else None
             found = found or _build_one(opened, jobs, order, queue, here=here, watch=watch, quiet=as_json)
-        _show_built(as_json, found)
+            _show_built(as_json, found)
+            if every and watch:
+                save(jobs, found)
+    _end_with(found)
 
 
 def _whole_digest(opened: Opened, advisor: str | None, ref: str | None) -> str | None:
@@ -126,7 +139,7 @@ def _build_one(
         return {"job": job}
     print(f"Job {job}", file=sys.stderr)
     if here:
-        _work_here(opened, queue, quiet=quiet)
+        _work_here(opened, queue, lambda: not jobs.status(job).open, quiet=quiet)
     _follow(jobs, job, _Teller(quiet=quiet or here))
     return vars(fate_of(jobs.status(job))) | {"job": job}
 
@@ -146,15 +159,13 @@ def _build_all(
         return {"wave": name, "jobs": dict(made.jobs)}
     print(f"Wave {name}: {len(made.jobs)} jobs", file=sys.stderr)
     if here:
-        _work_here(opened, queue, quiet=quiet)
+        _work_here(opened, queue, lambda: not any(status.open for status in wave.statuses(jobs, name)), quiet=quiet)
     _follow_wave(jobs, name, quiet=quiet or here)
-    found = wave.report(jobs, name)
-    wave.save(jobs, found)
-    return found
+    return wave.report(jobs, name)
 
 
 def _show_built(as_json: bool, found: Mapping[str, Any]) -> None:
-    """Print what came of it; exit code 1 where something failed."""
+    """Print what came of it."""
     if as_json:
         print_json(found)
     elif "advisors" in found:
@@ -163,9 +174,16 @@ def _show_built(as_json: bool, found: Mapping[str, Any]) -> None:
         print(f"Ordered {found.get('wave') or found['job']}. Follow it: registry jobs list")
     else:
         _tell_fate(found)
+
+
+def _end_with(found: Mapping[str, Any]) -> None:
+    """Exit code 1 where something failed."""
     states = [row["state"] for row in found.get("advisors", [found] if "state" in found else [])]
-    if any(state not in ("succeeded", "queued", "running") for state in states):
-        raise typer.Exit(1)
+    code = 1 if any(state not in ("succeeded", "queued", "running") for state in states) else 0
+    if _stuck:
+        _leave_stuck(code)
+    if code:
+        raise typer.Exit(code)
 
 
 def _tell_fate(fate: Mapping[str, Any]) -> None:
@@ -192,15 +210,21 @@ def show_report(found: Mapping[str, Any]) -> None:
 
 @app.command()
 def worker(
-    queues: Annotated[list[str] | None, typer.Option("--queue", help="gpu or cpu; may be given twice.")] = None,
+    queues: Annotated[list[str] | None, typer.Option("--queue", help="gpu or cpu; default: both.")] = None,
+    gpu: Annotated[
+        int | None, typer.Option(min=0, help="Train on this card alone (sets CUDA_VISIBLE_DEVICES): one worker for each card.")
+    ] = None,
     until: Annotated[
         str | None, typer.Option(help="HH:MM on this machine's clock: leave then, training paused and its job handed back.")
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Leave when nothing waits any more.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Leave when nothing waits any more, nor a job of a worker that died.")] = False,
     max_jobs: Annotated[int | None, typer.Option(min=1, help="Leave after so many jobs.")] = None,
     beat: Annotated[float, typer.Option(min=0.01, help="Seconds between two heartbeats.")] = 5.0,
-    dead_after: Annotated[float, typer.Option(min=0.03, help="Seconds of silence after which a worker's jobs go to another.")] = 30.0,
+    dead_after: Annotated[float, typer.Option(min=0.03, help="Seconds of silence after which this worker's jobs go to another.")] = 30.0,
     grace: Annotated[float, typer.Option(min=0, help="Seconds that a training has to save its state when the worker leaves.")] = 60.0,
+    save_every: Annotated[
+        float, typer.Option(min=0.01, help="Seconds between two saved states of a training, lost at most by a kill.")
+    ] = 300.0,
 ) -> None:
     """Take jobs from the queue, on any machine that reaches the database and the store. SIGTERM and Ctrl-C hand them back."""
     from jobs.engine.pace import Pace
@@ -211,14 +235,36 @@ def worker(
     strange = [name for name in queues or () if name not in QUEUES]
     if strange:
         raise Invalid(f"A queue is one of {', '.join(QUEUES)}; found {strange[0][:40]!a}.")
-    wishes = Wishes(until=moment_of(until, dt.datetime.now().astimezone()) if until else None, once=once, max_jobs=max_jobs)
+    leave_at = _leave_at(until)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)  # what this process looks at, and what its training processes inherit
+    wishes = Wishes(until=leave_at, once=once, max_jobs=max_jobs)
     with open_catalogue() as opened:
         teller = _Teller(quiet=False)
-        pace = Pace(beat_s=beat, dead_s=dead_after, grace_s=grace)
-        why = _run(_make_worker(opened, queues or [QUEUES[0]], pace, teller), wishes)
+        pace = Pace(beat_s=beat, dead_s=dead_after, grace_s=grace, save_s=save_every)
+        made = _make_worker(opened, queues or QUEUES, pace, teller)
+        why = _run(made, wishes)
     if why == LOST:
         # Nothing of this process may act any more; the same command line begins anew, under another name. Its children end with its pipes.
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+        environment = {**os.environ, **({_UNTIL: str(leave_at)} if leave_at is not None else {})}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606
+    if made.stuck:
+        _leave_stuck(1)
+
+
+def _leave_at(until: str | None) -> float | None:
+    """When a worker leaves, in seconds since the epoch: what it was told when it first began, else the next HH:MM."""
+    before = os.environ.pop(_UNTIL, None)
+    if until is None:
+        return None
+    return float(before) if before is not None else moment_of(until, dt.datetime.now().astimezone())
+
+
+def _leave_stuck(code: int) -> NoReturn:
+    """End with a step that heard nothing; its job is back in the queue, and what it still does counts for nothing."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def moment_of(text: str, now: dt.datetime) -> float:
@@ -253,24 +299,39 @@ def _run(made: "Worker", wishes: "Wishes") -> str:
         for number, handler in before.items():
             signal.signal(number, handler)
     print(f"Worker {made.executor} leaves: {why}.", file=sys.stderr)
-    if made.stuck:  # a step that heard nothing; its job is back in the queue, and what it still does counts for nothing
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
     return why
 
 
-def _work_here(opened: Opened, queue: str, *, quiet: bool) -> None:
-    """Be the worker until nothing waits. An interrupt leaves the jobs in the queue."""
+def _work_here(opened: Opened, queue: str, done: Callable[[], bool], *, quiet: bool) -> None:
+    """Be the worker until the command's own jobs are done, or nothing waits because others do them. An interrupt leaves the jobs in the queue."""
     from jobs.engine.pace import Pace
     from jobs.engine.worker import LOST, Wishes
 
     why = LOST
     while why == LOST:
-        why = _run(_make_worker(opened, [queue], Pace(), _Teller(quiet=quiet)), Wishes(once=True))
-    if why == _INTERRUPTED:
-        print("Stopped. The job waits in the queue; go on with: registry worker --once", file=sys.stderr)
-        raise typer.Exit(130)
+        made = _make_worker(opened, [queue], Pace(), _Teller(quiet=quiet))
+        why = _run(made, Wishes(once=True, done=_now_and_then(done)))
+        if why == _INTERRUPTED or (made.stuck and not done()):
+            print("Stopped. The job waits in the queue; go on with: registry worker --once", file=sys.stderr)
+            code = 130 if why == _INTERRUPTED else 1
+            if made.stuck:
+                _leave_stuck(code)
+            raise typer.Exit(code)
+        if made.stuck:
+            _stuck.add(made.executor)
+
+
+def _now_and_then(done: Callable[[], bool]) -> Callable[[], bool]:
+    """The question, asked twice a second at most: a worker looks five times, and a wave's answer takes a few queries."""
+    asked = [0.0]
+
+    def ask() -> bool:
+        if time.monotonic() - asked[0] < _LOOK_S:
+            return False
+        asked[0] = time.monotonic()
+        return done()
+
+    return ask
 
 
 # ---- Looking at jobs ------------------------------------------------------------------------------------------------------------------------

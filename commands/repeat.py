@@ -117,7 +117,7 @@ def benchmark(
         limit_s=minutes * 60,
     )
     with open_catalogue(check=dataset is not None) as opened, progress(quiet=as_json) as on_event:
-        done = run(opened.settings.home, order, on_event, db=opened.db)
+        done = run(opened.settings.home, order, on_event, db=opened.db, actor=opened.actor)
     if as_json:
         from jobs.benchmark import read
 

@@ -10,6 +10,7 @@ import typer
 
 from commands.frame import AdvisorName, Json, Ref, app, open_catalogue, print_json, show_facts, table
 from registry.errors import Invalid
+from registry.vocabulary import DEFAULT_SEED, MAX_SEED
 
 if TYPE_CHECKING:
     from registry.models import AdapterVersion, Evaluation
@@ -35,7 +36,7 @@ def train(
     until: Annotated[
         str | None, typer.Option(help="HH:MM, local time: if not done by then, save the state and leave; the same command goes on later.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything random.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of everything random.")] = DEFAULT_SEED,
     force: Annotated[
         bool, typer.Option("--force", help="Train again although the same training is registered; gives a new number.")
     ] = False,
@@ -54,12 +55,14 @@ def train(
     request = Request(advisor, dataset, base, settings, seed, force, drive=_drive(until))
     with open_catalogue() as opened:
         if show_plan:
-            from jobs.planning import facts, look_ahead
+            from jobs.planning import JSON_ONLY, facts, look_ahead
 
-            decided = plan(opened.db, opened.settings.home, request)
-            ahead = facts(look_ahead(opened.db, decided, gpu_price=gpu_price, asked_method=settings.get("method")))
+            home = opened.settings.home
+            decided = plan(opened.db, home, request)
+            ahead = facts(look_ahead(opened.db, decided, home=home, gpu_price=gpu_price, asked_method=settings.get("method")))
             recipe_facts = {f"recipe {key}": json.dumps(value) for key, value in decided.recipe.as_json().items()}
-            show_facts(as_json, ahead | recipe_facts, "What would be trained")
+            shown = ahead if as_json else {name: value for name, value in ahead.items() if name not in JSON_ONLY}
+            show_facts(as_json, shown | recipe_facts, "What would be trained")
             return
         with progress(quiet=as_json) as on_event:
             done = run(opened.db, opened.store, opened.settings.home, request, actor=opened.actor, on_event=on_event)

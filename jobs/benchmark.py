@@ -3,7 +3,8 @@
 1. The smallest size in a process of its own: what a cold start costs, and the pace by which the sizes to be measured are chosen.
 2. The same size once in a warm worker, which loads the base there; then every chosen size in that worker.
 3. Sizes beyond are extrapolated along a line through the measured ones, and marked so, with their error.
-4. A JSON file in <home>/benchmarks, whole or not at all. The catalogue is only read (for an advisor's pairs); nothing is registered.
+4. A JSON file in <home>/benchmarks, whole or not at all. Of an advisor's pairs the same JSON becomes a run of that advisor (kind evaluation) as well; without an
+   advisor there is no run to put it in. No version is registered.
 """
 
 import datetime as dt
@@ -11,21 +12,25 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from filelock import FileLock
+
 from evaluation.statistics import fit_line, predict
 from jobs.train import Progress, Trains, export_dataset
-from registry import advisors, datasets
+from registry import advisors, datasets, runs
 from registry.db import Database
 from registry.errors import Invalid
 from registry.manifest import digest
 from trainer import benchmark as tables
+from trainer import borrowed
 from trainer.benchmark import Measured, Row
+from trainer.examples import seal
 from trainer.output import write_whole
 from trainer.recipe import Recipe, make_recipe
 from trainer.spec import Drive, TrainedAdapter, TrainSpec
@@ -84,16 +89,30 @@ def benchmark(
     on_event: Progress,
     *,
     db: Database | None = None,
+    actor: str = "benchmark",
     trains: Trains | None = None,
     warm: Callable[[], AbstractContextManager[Warm]] | None = None,
 ) -> Benchmarked:
     """Measure, extrapolate and write the file. Raises Invalid for sizes that cannot be, and what a training raises; then nothing is written."""
     check(order)
+    with borrowed.in_use(home):  # no cleanup meanwhile
+        return _benchmark(home, order, on_event, db, actor, trains, warm)
+
+
+def _benchmark(
+    home: Path,
+    order: Order,
+    on_event: Progress,
+    db: Database | None,
+    actor: str,
+    trains: Trains | None,
+    warm: Callable[[], AbstractContextManager[Warm]] | None,
+) -> Benchmarked:
     base, recipe, device = _decide(home, order, on_event)
     try:
         (home / "work").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="benchmark-", dir=home / "work") as folder:
-            pairs, per_word = _pairs(order, base, db, Path(folder))
+        with tempfile.TemporaryDirectory(prefix="benchmark-", dir=home / "work") as folder, _locked(folder):
+            pairs, per_word = _pairs(order, base, db, Path(folder), home)
             bench = _Bench(order, base, recipe, pairs, Path(folder), on_event)
             cold, adapter, measured = bench.run(trains, warm)
     except OSError as error:
@@ -102,8 +121,20 @@ def benchmark(
         ) from error
     rows = tuple(tables.table(measured, order.sizes, cold.start_s, _predict, order.prices))
     facts = _facts(order, base, recipe, device, adapter, per_word)
-    path = _write(home, base, cold, measured, rows, facts)
+    value = _record(cold, measured, rows, facts)
+    path = _write(home, base.repo, value)
+    if order.dataset is not None and db is not None:
+        _record_run(db, order, adapter, value, actor)
     return Benchmarked(cold, measured[0], rows, facts, path)
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Hold the lock of a work folder, as trainings do; only this process knows the name, so the lock's file goes with it."""
+    path = Path(f"{folder}.lock")
+    with FileLock(path):
+        yield
+        path.unlink(missing_ok=True)
 
 
 def check(order: Order) -> None:
@@ -129,11 +160,14 @@ def _decide(home: Path, order: Order, on_event: Progress) -> tuple["BaseSpec", R
 # --- the data
 
 
-def _pairs(order: Order, base: "BaseSpec", db: Database | None, folder: Path) -> tuple[list[list[dict[str, str]]], float | None]:
+def _pairs(
+    order: Order, base: "BaseSpec", db: Database | None, folder: Path, home: Path
+) -> tuple[list[list[dict[str, str]]], float | None]:
     """As many conversations as the largest size could need to be measured, and the tokens per word they were made for (None: an advisor's own)."""
     if order.dataset is not None:
         return _advisors_pairs(order.dataset, db, folder), None
-    per_word = tokens_per_word(base)
+    with borrowed.fetching(home, base.repo, base.revision) if base.kind == "hub" else nullcontext():
+        per_word = tokens_per_word(base)
     # The chat template's own tokens are the example's too; some ten of them.
     words = max(2, round((order.tokens - 10) / per_word)) if order.tokens > 20 else 2
     return tables.conversations(max(order.sizes), words, order.seed), per_word
@@ -183,7 +217,7 @@ def write_dataset(folder: Path, pairs: Sequence[list[dict[str, str]]], count: in
     (folder / "train.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     (folder / "heldout.jsonl").write_text("", encoding="utf-8")
     sha256 = digest([row["sha256"] for row in rows])
-    (folder / "manifest.json").write_text(json.dumps({"format": "dataset/1", "sha256": sha256}) + "\n", encoding="utf-8")
+    seal(folder, sha256)
     return folder
 
 
@@ -268,21 +302,22 @@ def _facts(order: Order, base: "BaseSpec", recipe: Recipe, device: str, adapter:
     }
 
 
-def _write(
-    home: Path, base: "BaseSpec", cold: Measured, measured: Sequence[Measured], rows: Sequence[Row], facts: Mapping[str, Any]
-) -> Path:
-    now = dt.datetime.now(dt.UTC)
-    name = re.sub(r"[^\w.-]+", "-", base.repo, flags=re.ASCII)
-    path = home / FOLDER / f"{now:%Y%m%dT%H%M%S}Z-{name}.json"
-    value = {
+def _record(cold: Measured, measured: Sequence[Measured], rows: Sequence[Row], facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "format": tables.FORMAT,
-        "at": now.isoformat(),
+        "at": dt.datetime.now(dt.UTC).isoformat(),
         **facts,
         "phases": [{"phase": p, "cold_s": c, "warm_s": w} for p, c, w in tables.phase_rows(cold, measured[0])],
         "start_s": {"cold": cold.start_s, "warm": measured[0].start_s},
         "measured": [tables.measured_json(m) for m in (cold, *measured)],
         "rows": tables.as_json(rows),
     }
+
+
+def _write(home: Path, repo: str, value: Mapping[str, Any]) -> Path:
+    moment = dt.datetime.fromisoformat(value["at"])
+    name = re.sub(r"[^\w.-]+", "-", repo, flags=re.ASCII)
+    path = home / FOLDER / f"{moment:%Y%m%dT%H%M%S}Z-{name}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(value, indent=1, allow_nan=False).encode() + b"\n")
@@ -291,6 +326,15 @@ def _write(
             f"The benchmark's file {path} cannot be written: {error.strerror}.", hint="Free some space, then run it again."
         ) from error
     return path
+
+
+def _record_run(db: Database, order: Order, adapter: TrainedAdapter, value: dict[str, Any], actor: str) -> None:
+    """The same record as a run of the advisor whose pairs were trained on."""
+    assert order.dataset is not None  # noqa: S101 - the caller asked
+    spec = {"format": tables.FORMAT, "base": value["base"], "recipe": value["recipe"], "sizes": list(order.sizes), "seed": order.seed}
+    with db.transaction() as session:
+        advisor = advisors.get(session, order.dataset[0])
+        runs.record(session, advisor, "evaluation", spec, actor=actor, environment=dict(adapter.environment), metrics=value)
 
 
 def read(path: Path) -> dict[str, Any]:

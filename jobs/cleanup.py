@@ -1,12 +1,12 @@
 """`registry cleanup`: leaves a borrowed machine as it was found, after making sure that nothing of value lies only there.
 
-1. Nothing is touched before all is checked: the registry lies elsewhere; no training of this home runs; no finished or half-done training would be lost; and
-   every ready version of every advisor that was trained here is whole in the registry's store, each file read again and hashed.
-2. Removed is only what this tool put there and knows: what it fetched into the hub's cache (trainer.borrowed remembers what was there before), training folders,
-   built-in bases, its own bytecode, its temporary folders. No symbolic link is followed, and the catalogue and the store are never among it.
+1. Nothing is touched before all is checked: the registry lies elsewhere; no command of this home works, and none starts meanwhile; no finished or half-done
+   training would be lost; and every ready version of every advisor that was trained here is whole in the registry's store, each file read again and hashed.
+2. Removed is only what this tool put there and knows: the files that its own downloads brought into the hub's cache (trainer.borrowed has their names), training
+   folders, built-in bases, its own bytecode, its temporary folders. No symbolic link is followed, and the catalogue and the store are never among it.
 3. Sizes are measured before and after. A cleanup that was interrupted can be run again.
 
-What it does not know: caches of the driver and of other libraries (CUDA's, Triton's), other homes of this tool on the same machine, and idle workers.
+What it does not know: caches of the driver and of other libraries (CUDA's, Triton's, hf_xet's), other homes of this tool on the same machine, and idle workers.
 """
 
 import importlib.util
@@ -28,18 +28,17 @@ from sqlalchemy.orm import Session
 from registry import advisors, versions
 from registry.artifacts import ArtifactStore, Problem
 from registry.db import Database
-from registry.errors import Conflict, NotFound
+from registry.errors import Conflict, NotFound, RegistryError
 from registry.models import AdapterVersion, Advisor, VersionCheckpoint
 from trainer import borrowed
 from trainer.borrowed import FetchedModel
-from trainer.spec import RESULT_FILE, STATE_FOLDER
+from trainer.spec import RESULT_FILE, STATE_FOLDER, TrainedAdapter
 
 PACKAGES = ("baml_client", "commands", "evaluation", "jobs", "lineage", "migrations", "pipeline", "registry", "trainer")
 MODULES = ("cli.py",)
-TEMPORARY = ("registry-spec-*", "registry-train-*")  # trainer.process makes them; a killed one leaves them
+TEMPORARY = ("registry-spec-*",)  # trainer.process makes them; a killed one leaves them
 TEMPORARY_AGE = 3600.0  # seconds: a process reads its spec at once, so an hour later it belongs to nobody
-QUIET = 900.0  # seconds without a write, after which a folder without a lock belongs to nobody (a benchmark's; its longest steps write more often)
-_TRAINING = re.compile(r"(reproduce-)?[0-9a-f]{24}|benchmark-\w+")
+_TRAINING = re.compile(r"(reproduce-)?[0-9a-f]{24}|(benchmark|plan)-\w+")
 _BASE = re.compile(r"\.?tiny-mistral-[0-9a-f]{12}(-\w+)?(\.lock)?")
 
 
@@ -97,13 +96,13 @@ class Cleaned:
 def clean(db: Database, store: ArtifactStore, home: Path, wish: Wish, *, code: Path | None = None) -> Cleaned:
     """Check, remove, and prove it. `code` is the folder this program's packages lie in (default: where they were loaded from).
 
-    Raises Conflict where something would be lost or a training runs, Unavailable where the registry cannot be asked, Invalid for a damaged record, and OSError.
+    Raises Conflict where something would be lost or a command works here, Unavailable where the registry cannot be asked, Invalid for a damaged record, and OSError.
     """
     sys.dont_write_bytecode = sys.dont_write_bytecode or not wish.dry_run  # or this process would put back what it removes
     if not wish.registry_stays:
         _require_elsewhere(db, store, home)
-    remembered = borrowed.read(home)
-    with ExitStack() as locks:
+    with borrowed.alone(home, tidy=not wish.dry_run), ExitStack() as locks:
+        remembered = borrowed.read(home)
         works = _idle_trainings(home, locks)
         if not wish.discard:
             _require_registered(db, works)
@@ -112,7 +111,7 @@ def clean(db: Database, store: ArtifactStore, home: Path, wish: Wish, *, code: P
         if not wish.dry_run:
             items = tuple(_remove(item) for item in items)
             _forget(home, remembered.models)
-    return Cleaned(items, tuple(_kept(home, items if wish.dry_run else ())), checked, wish.dry_run)
+        return Cleaned(items, tuple(_kept(home, items if wish.dry_run else ())), checked, wish.dry_run)
 
 
 def _require_elsewhere(db: Database, store: ArtifactStore, home: Path) -> None:
@@ -145,8 +144,6 @@ def _idle_trainings(home: Path, locks: ExitStack) -> list[Path]:
             raise Conflict(
                 f"A training runs in {folder / name}.", hint="Wait for it, or stop it (Ctrl-C, SIGTERM), then clean up."
             ) from None
-        if name.startswith("benchmark-") and time.time() - _last_write(folder / name) < QUIET:
-            raise Conflict(f"A benchmark runs in {folder / name}, or ended a moment ago.", hint="Wait for it; then clean up.")
     builds = home / "bases"
     for path in sorted(builds.glob("tiny-mistral-*.lock")) if not builds.is_symlink() else []:
         try:
@@ -154,10 +151,6 @@ def _idle_trainings(home: Path, locks: ExitStack) -> list[Path]:
         except Timeout:
             raise Conflict("The built-in base is being made.", hint="Wait for it; then clean up.") from None
     return [folder / name for name in names]
-
-
-def _last_write(folder: Path) -> float:
-    return max((p.lstat().st_mtime for p in (folder, *_walk(folder))), default=0.0) if folder.is_dir() else 0.0
 
 
 def _require_registered(db: Database, works: Sequence[Path]) -> None:
@@ -175,11 +168,21 @@ def _would_be_lost(db: Database, work: Path) -> str | None:
     state, result = work / "out" / STATE_FOLDER, work / "out" / RESULT_FILE
     if not key.isalnum() or work.is_symlink() or not (result.is_file() or (state.is_dir() and any(state.iterdir()))):
         return None
-    with db.read() as session:  # registered, and killed before its folder was removed
-        same = AdapterVersion.spec_digest.like(f"sha256:{key}%")
-        if session.scalars(select(AdapterVersion.id).where(same, AdapterVersion.state == "ready").limit(1)).first() is not None:
-            return None
-    return f"{key} is finished but not registered" if result.is_file() else f"{key} was stopped and can be gone on with"
+    if not result.is_file():  # whatever is registered of the same recipe and data: a forced training may be another one
+        return f"{key} was stopped and can be gone on with"
+    return None if _registered(db, work) else f"{key} is finished but not registered"
+
+
+def _registered(db: Database, work: Path) -> bool:
+    """Whether every file of the finished training is one of a ready version of the same spec: it was killed before its folder was removed."""
+    try:
+        wanted = {file.sha256 for file in TrainedAdapter.load(work / "out").files}
+    except (RegistryError, OSError, ValueError, KeyError, TypeError):
+        return False
+    same = AdapterVersion.spec_digest.like(f"sha256:{work.name}%")
+    with db.read() as session:
+        made = session.scalars(select(AdapterVersion).where(same, AdapterVersion.state == "ready"))
+        return bool(wanted) and any(wanted <= {file.sha256 for file in version.files} for version in made)
 
 
 def _require_safe(db: Database, store: ArtifactStore, names: Iterable[str]) -> int:
@@ -246,55 +249,27 @@ def _linked(model: FetchedModel) -> bool:
 def _fetched(model: FetchedModel) -> Iterator[Path]:
     """The files and links in the hub's cache that came with this tool's downloads.
 
-    First the bytes that nothing else refers to, then the links to them: a cleanup that is interrupted between the two still knows by the links what is ours.
+    First the bytes that no other snapshot refers to, then the links to them; a cleanup that is interrupted between the two is still told all names by the record.
     """
-    folder, before = model.folder, {name: set(names) for name, names in model.before.items()}
-    links = [
-        p for revision in model.revisions for p in _entries(folder / "snapshots" / revision, before.get(f"snapshots/{revision}", set()))
-    ]
-    ours = {_blob(p) for p in links if p.is_symlink()} - {None} - before.get("blobs", set())
-    used = {_blob(p) for p in _walk(folder / "snapshots") if p.is_symlink() and p not in set(links)}
-    locks = folder.parent / ".locks" / folder.name
-    for name in sorted(str(n) for n in ours - used):
-        yield from (folder / "blobs" / name, locks / f"{name}.lock")
-    yield from links
-    if set(_names(folder / "snapshots")) <= set(model.revisions):  # nobody else downloads here, so a torn download is ours
-        yield from (p for p in sorted((folder / "blobs").glob("*.incomplete")) if p.name not in before.get("blobs", set()))
-    for name in _names(folder / "refs"):
-        path = folder / "refs" / name
-        if (
-            name not in before.get("refs", set())
-            and not path.is_symlink()
-            and path.is_file()
-            and path.read_text().strip() in model.revisions
-        ):
-            yield path
-    for revision in model.revisions:
-        if f"snapshots/{revision}" not in before:
-            yield folder / ".no_exist" / revision
-    # Folders come last and go only when they are empty.
-    yield from (folder / "snapshots" / r for r in model.revisions)
+    folder, locks = model.folder, model.folder.parent / ".locks" / model.folder.name
+    blobs = [folder / path for path in model.paths if path.startswith("blobs/")]
+    others = [folder / path for path in model.paths if not path.startswith("blobs/")]
+    used = {_blob(p) for p in _walk(folder / "snapshots") if p.is_symlink() and p not in set(others)}
+    for blob in blobs:
+        if blob.name not in used:
+            yield from (blob, locks / f"{blob.name.split('.')[0]}.lock")
+    yield from (path for path in others if not any(p.is_symlink() for p in path.parents if p.is_relative_to(folder)))
+    # Folders come last, the inner ones first, and go only when they are empty.
+    inner = {p for path in others for p in path.parents if p.is_relative_to(folder) and p != folder}
+    yield from sorted(inner, key=lambda p: (-len(p.parts), p))
     yield from (folder / part for part in ("snapshots", "blobs", "refs", ".no_exist"))
     yield from (folder, locks)
-
-
-def _entries(snapshot: Path, before: set[str]) -> list[Path]:
-    """Files and links of a snapshot, but for the names at its top that were there before."""
-    if snapshot.is_symlink() or snapshot.parent.is_symlink():
-        return []
-    return [p for p in _walk(snapshot) if p.relative_to(snapshot).parts[0] not in before]
 
 
 def _blob(link: Path) -> str | None:
     """The name of the blob a snapshot's link points to; None for another link."""
     target = Path(link.readlink())
     return target.name if target.parent.name == "blobs" else None
-
-
-def _names(folder: Path) -> list[str]:
-    with suppress(OSError):
-        return [] if folder.is_symlink() else sorted(p.name for p in folder.iterdir())
-    return []
 
 
 def _temporary() -> Iterator[Path]:
@@ -330,9 +305,9 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(root) / name for name in (*sorted(files), *(n for n in sorted(folders) if (Path(root) / n).is_symlink())))
 
 
-def _whole(item: Item, path: Path) -> bool:
+def _whole(item: Item) -> bool:
     """Whether a folder is removed with all that is in it; the others go only when they are empty."""
-    return item.kind in {"training", "built-in base", "temporary folders"} or path.parent.name == ".no_exist"
+    return item.kind in {"training", "built-in base", "temporary folders"}
 
 
 def _parts(item: Item) -> Iterator[Path]:
@@ -340,7 +315,7 @@ def _parts(item: Item) -> Iterator[Path]:
     for path in item.paths:
         if path.is_symlink() or path.is_file():
             yield path
-        elif _whole(item, path):
+        elif _whole(item):
             yield from _walk(path)
 
 
@@ -365,7 +340,7 @@ def _remove(item: Item) -> Item:
         with suppress(FileNotFoundError, NotADirectoryError):
             if path.is_symlink() or not path.is_dir():
                 path.unlink()
-            elif _whole(item, path):
+            elif _whole(item):
                 shutil.rmtree(path)
             else:
                 with suppress(OSError):  # not empty: something else of the owner's lies there
@@ -375,13 +350,9 @@ def _remove(item: Item) -> Item:
 
 def _forget(home: Path, models: Iterable[FetchedModel]) -> None:
     """Forget what is gone, and remove the record and the folders of this home that are empty now."""
-    for model in models:
-        if not _linked(model):
-            borrowed.forget_model(home, model)
-    if home.is_dir() and not borrowed.read(home).models:
-        for name in (borrowed.FILE, borrowed.LOCK):
-            (home / name).unlink(missing_ok=True)
-    for folder in (home / "work", home / "bases", home):
+    if home.is_dir():
+        borrowed.forget(home, tuple(model for model in models if not _linked(model)))
+    for folder in (home / "work", home / "bases"):
         with suppress(OSError):
             if not folder.is_symlink():
                 folder.rmdir()
@@ -405,6 +376,8 @@ _WHY = {
 def _kept(home: Path, going: Sequence[Item]) -> Iterator[Kept]:
     """What stays in the home; `going` is what a dry run would take from it."""
     for path in sorted(home.iterdir()) if home.is_dir() else []:
+        if path.name in {borrowed.STARTING, borrowed.USERS}:
+            continue
         size = _size((path,) if path.is_symlink() or path.is_file() else _walk(path))[1]
         size -= sum(item.before for item in going if item.paths and item.paths[0].is_relative_to(path))
         if going and size == 0 and path.name in {"work", "bases"}:

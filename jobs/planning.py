@@ -8,6 +8,7 @@ and hardware left in the catalogue is better than an estimate.
 import importlib.util
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from registry.db import Database
 from registry.errors import TrainingFailed, Unavailable
 from registry.known_bases import known_base
 from registry.models import Run
+from trainer import borrowed
 from trainer.spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -47,13 +49,16 @@ class Outlook:
     cost: float | None
 
 
-def look_ahead(db: Database, plan: Plan, *, gpu_price: float | None = None, asked_method: str | None = None) -> Outlook:
-    """Count and estimate. `gpu_price` is per GPU hour. Raises Invalid for data or a recipe that could not be trained on this hardware."""
+def look_ahead(
+    db: Database, plan: Plan, *, home: Path | None = None, gpu_price: float | None = None, asked_method: str | None = None
+) -> Outlook:
+    """Count and estimate. `gpu_price` is per GPU hour; in `home` it is remembered what is fetched. Raises Invalid for data or a recipe that could not be trained on this hardware."""
     from trainer.estimate import estimate
     from trainer.preflight import require_fit, usable_bytes
     from trainer.recipe import why_method
 
-    counts, not_counted = _count(db, plan)
+    with borrowed.in_use(home) if home is not None else nullcontext():
+        counts, not_counted = _count(db, plan, home)
     recipe, config = plan.recipe, plan.base.config or {}
     longest, trained = (counts.longest, int(counts.trained_tokens["max"])) if counts else (recipe.max_length, None)
     need = estimate(recipe, config, longest, plan.hardware, trained)
@@ -77,13 +82,15 @@ def look_ahead(db: Database, plan: Plan, *, gpu_price: float | None = None, aske
     )
 
 
-def _count(db: Database, plan: Plan) -> tuple["Counts | None", str | None]:
+def _count(db: Database, plan: Plan, home: Path | None) -> tuple["Counts | None", str | None]:
     """The tokens, or why they were not counted."""
     from trainer.counting import counted
 
     if importlib.util.find_spec("transformers") is None:
         return None, "the tokenizer's library is not installed here: pip install 'adapter-registry[train]'"
-    with tempfile.TemporaryDirectory(prefix="registry-spec-") as folder:
+    if home is not None:
+        (home / "work").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="plan-", dir=home / "work" if home is not None else None) as folder:
         dataset = Path(folder) / "dataset"
         export_dataset(db, plan.advisor, plan.dataset, dataset)
         try:
@@ -130,8 +137,11 @@ def _rate(run: Run) -> float | None:
         return None
 
 
+JSON_ONLY = ("memory bytes", "memory bytes there")  # for programs; people read "memory in all"
+
+
 def facts(outlook: Outlook) -> dict[str, Any]:
-    """The outlook as a flat mapping of words to JSON values, for a table and for --json alike."""
+    """The outlook as a flat mapping of words to JSON values, for --json and, but for JSON_ONLY, for a table."""
     plan, recipe, counts, need = outlook.plan, outlook.plan.recipe, outlook.counts, outlook.need
     licence = f"{outlook.licence} ({outlook.licence_page})" if outlook.licence else None
     lines: dict[str, Any] = {

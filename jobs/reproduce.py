@@ -2,7 +2,8 @@
 
 1. Read the record and check it against its digests; what cannot be repeated is refused with the reason, before anything is trained.
 2. Say which class is promised: bitwise on a CPU (the same files, byte for byte), statistical on a GPU (held-out loss inside the recorded 95% interval), where
-   kernels add up in another order from run to run.
+   kernels add up in another order from run to run. That interval is over the held-out examples, not over runs: where it holds the untrained base's loss too,
+   a repeat that learned nothing would pass, and so nothing is promised.
 3. Train in a folder of its own, and compare: files, adapters kept on the way, held-out loss; where bits differ, also what differs in the environment.
 4. Record a run of kind evaluation and an event. Nothing else of the catalogue changes, and no file is stored.
 
@@ -19,13 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
+from sqlalchemy.orm import Session
 
-from jobs.train import Progress, Trains, export_dataset, heldout_scores
+from jobs.train import Progress, Trains, alone, export_dataset, heldout_scores
 from registry import advisors, evaluations, events, runs, versions
 from registry.db import Database
 from registry.errors import Conflict, Invalid, Paused, RegistryError
-from registry.models import AdapterVersion, Run
+from registry.models import AdapterVersion, Run, Score
 from registry.verification import verify_record
+from trainer import borrowed
 from trainer.recipe import RECIPE_FORMAT, Recipe
 from trainer.spec import Drive, TrainedAdapter, TrainSpec
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
 FORMAT = "reproduction/1"
 Class = Literal["bitwise", "statistical"]
-LOSS = "adapter_loss"
+LOSS, BASE_LOSS = "adapter_loss", "base_loss"
 # Facts of an environment that do not explain another result: what is promised, the hash seed (adapters are byte-equal under any), and what was measured.
 _WITHOUT_EFFECT = frozenset({"reproducibility", "python_hash_seed", "training_seconds", "peak_memory_bytes", "pip_freeze_sha256"})
 _FROZEN = "pip_freeze"  # every distribution as name==version
@@ -112,6 +115,7 @@ class Recorded:
     checkpoints: Mapping[int, str]
     loss: tuple[float, float, float, int] | None  # value, low, high, n
     environment: Mapping[str, Any]
+    base_loss: float | None = None  # of the untrained base on the same held-out examples
 
     @property
     def promised(self) -> Class:
@@ -144,12 +148,19 @@ def reproduce(
     Raises NotFound, Invalid and Conflict where a repeat is not possible, and what a training raises; the run then says why.
     """
     recorded = read(db, ref)
+    with borrowed.in_use(home):  # no cleanup meanwhile
+        return _reproduce(db, home, recorded, actor, on_event, base_folder, trains)
+
+
+def _reproduce(
+    db: Database, home: Path, recorded: Recorded, actor: str, on_event: Progress, base_folder: Path | None, trains: Trains | None
+) -> Reproduced:
     base = find_base(recorded, home, base_folder, on_event)
-    _require_device(recorded)
+    _require_promise(recorded)
     on_event({"event": "promise", "class": recorded.promised, "sentence": promise_words(recorded)})
-    with _work_folder(home, recorded) as work:
+    with _work_folder(home, recorded, on_event) as work:
         spec = TrainSpec(_recipe(recorded), base, recorded.seed, work / "dataset", work / "out", Drive())
-        run_id = _begin(db, recorded, actor)
+        run_id = _begin(db, recorded, actor, runs.worker_of(home))
         began = time.monotonic()
         try:
             adapter = _train(db, recorded, spec, on_event, trains)
@@ -175,6 +186,7 @@ def read(db: Database, ref: str) -> Recorded:
                 hint=f"See all of it: registry verify {name}",
             )
         base = version.base_model
+        scores = _heldout(session, version)
         return Recorded(
             ref=name,
             advisor=version.advisor.slug,
@@ -187,8 +199,9 @@ def read(db: Database, ref: str) -> Recorded:
             seed=version.seed,
             files={f.path: f.sha256 for f in version.files if f.path in versions.FILES_OF_KIND[version.kind]},
             checkpoints={c.step: c.sha256 for c in version.checkpoints},
-            loss=_loss(session, version),
+            loss=_loss(scores.get(LOSS)),
             environment=run.environment or {},
+            base_loss=scores[BASE_LOSS].value if BASE_LOSS in scores else None,
         )
 
 
@@ -212,12 +225,14 @@ def _recorded_recipe(version: AdapterVersion, name: str) -> Recipe:
     return Recipe.from_json(version.recipe)
 
 
-def _loss(session: Any, version: AdapterVersion) -> tuple[float, float, float, int] | None:
+def _heldout(session: Session, version: AdapterVersion) -> dict[str, Score]:
+    """The newest held-out scores by metric."""
     found = evaluations.latest(session, [version.id]).get(version.id, [])
-    scores = [s for e in found if e.suite == evaluations.HELDOUT for s in e.scores if s.metric == LOSS]
-    if not scores or scores[0].low is None or scores[0].high is None:
-        return None
-    return scores[0].value, scores[0].low, scores[0].high, scores[0].n
+    return {s.metric: s for e in found if e.suite == evaluations.HELDOUT for s in e.scores}
+
+
+def _loss(score: Score | None) -> tuple[float, float, float, int] | None:
+    return None if score is None or score.low is None or score.high is None else (score.value, score.low, score.high, score.n)
 
 
 def find_base(recorded: Recorded, home: Path, folder: Path | None, on_event: Progress | None = None) -> "BaseSpec":
@@ -258,20 +273,27 @@ def _local(recorded: Recorded, folder: Path | None, local_base: Any) -> "BaseSpe
     return replace(found, repo=wanted.repo, revision=wanted.revision)  # the folder may have another name by now
 
 
-def _require_device(recorded: Recorded) -> None:
-    """Raises Invalid for a GPU's training without a GPU, and for a statistical promise without an interval to hold it against."""
+def _require_promise(recorded: Recorded) -> None:
+    """Raises Invalid where nothing can be promised: a GPU's training without a GPU, or without an interval that tells it from the untrained base."""
     from trainer.preflight import detect_device
 
     if recorded.promised == "bitwise":
         return
+    if recorded.loss is None:
+        raise Invalid(
+            f"{recorded.ref} was trained on a GPU, where the same bits cannot be promised, and it has no held-out loss with an interval to compare with."
+        )
+    _, low, high, count = recorded.loss
+    if recorded.base_loss is not None and low <= recorded.base_loss <= high:
+        raise Invalid(
+            f"Whether {recorded.ref} reproduces cannot be told: it was trained on a GPU, and the 95% interval of its held-out loss, {low:.4f} to {high:.4f} on "
+            f"{count} examples, holds the untrained base's {recorded.base_loss:.4f} as well, so a repeat that learned nothing would pass.",
+            hint="Only more held-out examples make the interval narrower; that takes a training of another dataset.",
+        )
     if detect_device() is None:
         raise Invalid(
             f"{recorded.ref} was trained on a GPU ({recorded.environment.get('device', 'unknown')}), and none is found here.",
             hint="Run this on a machine with an NVIDIA GPU.",
-        )
-    if recorded.loss is None:
-        raise Invalid(
-            f"{recorded.ref} was trained on a GPU, where the same bits cannot be promised, and it has no held-out loss with an interval to compare with."
         )
 
 
@@ -281,7 +303,8 @@ def promise_words(recorded: Recorded) -> str:
         value, low, high, count = recorded.loss
         return (
             "statistical: on a GPU sums are added up in another order from run to run. The held-out loss should lie in the recorded 95% interval, "
-            f"{low:.4f} to {high:.4f} (it was {value:.4f} on {count} examples)."
+            f"{low:.4f} to {high:.4f} (it was {value:.4f} on {count} examples). That interval says how far the mean would move with other held-out examples, not "
+            "how far it moves from run to run."
         )
     words = "bitwise: on a CPU the same training gives the same files, byte for byte, with the same packages on the same kind of processor."
     other = package_differences(recorded.environment)
@@ -293,14 +316,14 @@ def promise_words(recorded: Recorded) -> str:
 
 
 @contextmanager
-def _work_folder(home: Path, recorded: Recorded) -> Iterator[Path]:
+def _work_folder(home: Path, recorded: Recorded, on_event: Progress) -> Iterator[Path]:
     """A folder of this version's reproduction alone; two at once wait for each other. A paused one stays, so that it is gone on with."""
     work = home / "work" / f"reproduce-{recorded.digest.removeprefix('sha256:')[:24]}"
     try:
-        work.mkdir(parents=True, exist_ok=True)
+        work.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds the advisor's conversations
     except OSError as error:
         raise _unwritable(work, error) from error
-    with FileLock(work.with_suffix(".lock")):
+    with alone(FileLock(work.with_suffix(".lock")), on_event):
         yield work
         shutil.rmtree(work, ignore_errors=True)
 
@@ -335,10 +358,11 @@ def _asked(recorded: Recorded) -> dict[str, Any]:
     return {"format": FORMAT, "number": recorded.number, "digest": recorded.digest, "key": recorded.key, "class": recorded.promised}
 
 
-def _begin(db: Database, recorded: Recorded, actor: str) -> int:
+def _begin(db: Database, recorded: Recorded, actor: str, worker: dict[str, Any]) -> int:
     with db.transaction() as session:
-        runs.end_dead(session, _asked(recorded))  # this process holds the lock, so whatever still counts as running was killed
-        return runs.start(session, advisors.get(session, recorded.advisor), "evaluation", _asked(recorded), actor=actor).id
+        runs.end_dead(session, _asked(recorded), worker)  # this process holds the lock, so whatever still counts as running here was killed
+        advisor = advisors.get(session, recorded.advisor)
+        return runs.start(session, advisor, "evaluation", _asked(recorded), actor=actor, worker=worker).id
 
 
 def _fail(db: Database, run_id: int, error: BaseException) -> None:

@@ -3,10 +3,11 @@
 1. Read what is asked for; resolve base and recipe. The same training that is registered already is returned at once, unless forced.
 2. Train in a process of its own, in a work folder named after the training. A result that a killed command left complete there is taken up, not redone.
 3. Check the files (registry.adapter_files), write the model card, put the bytes into the store.
-4. Register: pending, then scores, checkpoints and the run's record, then ready, each one transaction.
+4. Register, in one transaction: the version, its scores, its checkpoints and the run's record. Nobody can come between them.
 
 A kill or a full disk before the last step leaves no visible version; the same command then goes on from the training's last saved state. Two such commands
-at once wait for each other. A durable job names itself: however often it is taken up again, it makes one version.
+at once wait for each other; on two machines the first to register makes the version, and the other one returns it. A durable job names itself: however
+often it is taken up again, it makes one version.
 """
 
 import json
@@ -23,15 +24,18 @@ from sqlalchemy.orm import Session
 from evaluation.statistics import paired_difference, t_interval
 from jobs import model_card
 from registry import advisors, bases, datasets, evaluations, runs, versions
-from registry.adapter_files import BaseCard, base_card_from_config, check_version_files, rewritten_config
+from registry.adapter_files import BaseCard, base_card_from_config, check_version_files, full_problems, problems, rewritten_config
 from registry.artifacts import ArtifactStore, blob_of
 from registry.db import Database
-from registry.errors import Invalid, Paused, RegistryError
+from registry.errors import Conflict, Invalid, Paused, RegistryError
 from registry.evaluations import ScoreDraft
 from registry.manifest import FileEntry
 from registry.models import AdapterVersion, Advisor, Dataset, Run
+from registry.verification import verify_dataset
+from registry.vocabulary import DEFAULT_SEED
 from trainer import borrowed
-from trainer.spec import Drive, TrainedAdapter, TrainSpec
+from trainer.examples import seal
+from trainer.spec import CONFIG_FILE, Drive, TrainedAdapter, TrainSpec
 
 if TYPE_CHECKING:
     from trainer.bases import BaseSpec
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
 Progress = Callable[[Mapping[str, Any]], None]
 # How a spec becomes an adapter: in a process of its own (trainer.process.run_training), or in a warm one that has the base loaded already.
 Trains = Callable[[TrainSpec, Progress], TrainedAdapter]
+NO_CHANGE = "It is a no-op"  # the gate's words for an adapter that changes no answer
 NOTE = "Mean negative log-likelihood per token (nats) of held-out answers; paired by example."
 
 
@@ -53,7 +58,7 @@ class Request:
     dataset: str | None = None
     base: str | None = None
     recipe: Mapping[str, Any] | None = None
-    seed: int = 42
+    seed: int = DEFAULT_SEED
     force: bool = False
     job: str | None = None  # the durable job on whose behalf this is; it makes one version, however often it is taken up
     drive: Drive = field(default_factory=Drive)
@@ -96,7 +101,8 @@ def plan(db: Database, home: Path, request: Request, on_event: Progress | None =
         dataset = _dataset(session, advisor, request.dataset)
         persona = dataset.persona.sha256
     device = detect_device()
-    base = resolve_base(request.base or choose_default_base(device), home, on_event=on_event)
+    named = request.base or choose_default_base(device)
+    base = resolve_base(named, home, on_event=on_event, folders=request.job is None)  # an order's base comes from elsewhere
     recipe = make_recipe(base, device, request.recipe or {})
     key = versions.spec_digest(persona, dataset.sha256, base.repo, base.revision, recipe.as_json(), request.seed)
     existing = _registered(db, advisor, key, force=request.force)
@@ -138,30 +144,38 @@ def train(
     made = _made_by(db, request.job)
     if made is not None:
         return made
+    with borrowed.in_use(home):  # no cleanup meanwhile, from the first file that is fetched
+        return _train(db, store, home, request, actor, on_event, trains)
+
+
+def _train(
+    db: Database, store: ArtifactStore, home: Path, request: Request, actor: str, on_event: Progress, trains: Trains | None
+) -> Trained:
     decided = plan(db, home, request, on_event)
     if decided.existing is not None and not request.force:
         return _existing(db, decided.advisor, decided.existing)
     work = home / "work" / decided.spec_digest.removeprefix("sha256:")[:24]
     try:
-        work.mkdir(parents=True, exist_ok=True)
+        work.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds the advisor's conversations
+        work.chmod(0o700)
         borrowed.note_advisor(home, decided.advisor)  # `registry cleanup` makes sure that nothing of it lies only here
     except OSError as error:
         raise Invalid(
             f"The work folder {work} cannot be made: {error.strerror}.", hint="Check REGISTRY_HOME and the space on its disk."
         ) from error
-    with _alone(FileLock(work.with_suffix(".lock")), on_event):
+    with alone(FileLock(work.with_suffix(".lock")), on_event):
         if not request.force:
             with db.read() as session:
                 advisor = advisors.get_active(session, decided.advisor)
             number = _registered(db, advisor, decided.spec_digest, force=False)
             if number is not None:  # another command finished the same training while this one waited
                 return _existing(db, decided.advisor, number)
-        return _train_and_register(db, store, decided, work, request, actor, on_event, trains)
+        return _train_and_register(db, store, decided, work, request, actor, on_event, trains, runs.worker_of(home, request.job))
 
 
 @contextmanager
-def _alone(lock: FileLock, on_event: Progress) -> Iterator[None]:
-    """Hold the training's lock. Whoever waits for another is told once a second, and may raise in `on_event` to give up."""
+def alone(lock: FileLock, on_event: Progress) -> Iterator[None]:
+    """Hold a training's lock. Whoever waits for another is told once a second, and may raise in `on_event` to give up."""
     while True:
         try:
             lock.acquire(timeout=1.0)
@@ -197,25 +211,26 @@ def _train_and_register(
     actor: str,
     on_event: Progress,
     trains: Trains | None,
+    worker: dict[str, Any],
 ) -> Trained:
     spec = TrainSpec(decided.recipe, decided.base, decided.seed, work / "dataset", work / "out", request.drive)
     with db.transaction() as session:
-        # This process holds the training's lock, so whatever still counts as running was killed.
-        runs.end_dead(session, _recorded(decided))
-        run_id = runs.start(session, advisors.get(session, decided.advisor), "training", _recorded(decided), actor=actor).id
+        # This process holds the training's lock, so whatever still counts as running here was killed.
+        runs.end_dead(session, _recorded(decided), worker)
+        run_id = runs.start(session, advisors.get(session, decided.advisor), "training", _recorded(decided), actor=actor, worker=worker).id
     try:
         adapter = _left_over(spec) if not request.force else None
         if adapter is None:
             adapter = _run(db, decided, spec, on_event, trains)
         on_event({"event": "phase", "name": "register"})
-        version = _register(db, store, decided, adapter, run_id, actor, request)
+        made = _register(db, store, decided, adapter, run_id, actor, request)
     except BaseException as error:  # also an interrupt: the run's record must say how it ended
         with suppress(RegistryError), db.transaction() as session:
             words = f"stopped before its end, to be gone on with: {error.message}" if isinstance(error, Paused) else str(error)
             runs.fail(session, run_id, words or type(error).__name__)
         raise
     shutil.rmtree(work, ignore_errors=True)
-    return Trained(version, created=True)
+    return made
 
 
 def _recorded(decided: Plan) -> dict[str, Any]:
@@ -229,7 +244,8 @@ def _left_over(spec: TrainSpec) -> TrainedAdapter | None:
         adapter = TrainedAdapter.load(spec.out_dir)
     except (RegistryError, OSError, ValueError, KeyError):
         return None
-    intact = all((adapter.folder / f.path).is_file() and _entry(adapter.folder / f.path) == f for f in adapter.files)
+    wanted = [(adapter.folder, f) for f in adapter.files] + [(adapter.checkpoints_folder, c.file) for c in adapter.checkpoints]
+    intact = all((folder / f.path).is_file() and _entry(folder / f.path) == f for folder, f in wanted)
     return adapter if intact else None
 
 
@@ -251,7 +267,10 @@ def _run(db: Database, decided: Plan, spec: TrainSpec, on_event: Progress, train
 
 
 def export_dataset(db: Database, advisor: str, sha256: str, folder: Path) -> None:
-    """Write a dataset as the trainer reads it: train.jsonl, heldout.jsonl, and manifest.json last. Raises OSError."""
+    """Write a dataset as the trainer reads it: train.jsonl, heldout.jsonl, and manifest.json last. Raises OSError.
+
+    Every digest is computed again first: raises Conflict where a row of the catalogue is not what the dataset's digest stands for.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with (
@@ -260,15 +279,26 @@ def export_dataset(db: Database, advisor: str, sha256: str, folder: Path) -> Non
         (folder / "heldout.jsonl").open("w", encoding="utf-8") as heldout,
     ):
         dataset = datasets.get(session, advisors.get(session, advisor), sha256)
+        _refuse_changed(session, dataset, advisor)
         for place, example in datasets.all_examples(session, dataset):
             row = {"sha256": example.sha256, "messages": example.messages}
             (train_file if place.split == "train" else heldout).write(json.dumps(row, ensure_ascii=False) + "\n")
-    (folder / "manifest.json").write_text(json.dumps({"format": "dataset/1", "sha256": sha256}) + "\n", encoding="utf-8")
+    seal(folder, sha256)
+
+
+def _refuse_changed(session: Session, dataset: Dataset, advisor: str) -> None:
+    faults = verify_dataset(session, dataset)
+    if faults:
+        raise Conflict(
+            f"The dataset {dataset.sha256} of '{advisor}' is not what its digest stands for: {'; '.join(faults[:5])}.",
+            hint="A row of the catalogue was changed. Put a backup back, or import the data again and train on that.",
+        )
 
 
 def _register(
     db: Database, store: ArtifactStore, decided: Plan, adapter: TrainedAdapter, run_id: int, actor: str, request: Request
-) -> AdapterVersion:
+) -> Trained:
+    """Bytes into the store, then the version with all of its record. Another process may have registered the same training meanwhile; then that one holds."""
     base = adapter.base
     names = _gate(adapter, base)
     with db.transaction() as session:
@@ -288,26 +318,50 @@ def _register(
         proposal = versions.Proposal(
             dataset, dataset.persona.sha256, registered, decided.recipe.as_json(), decided.seed, files, run, request.job
         )
-        pending = versions.begin(session, owner, proposal, actor=actor, force=request.force)
-    # The record first, while nobody sees the version: a kill in between must not leave a ready version without its scores.
-    with db.transaction() as session:
-        runs.succeed(session, run_id, environment=dict(adapter.environment), timings=dict(adapter.timings), metrics=_kept_metrics(adapter))
-        version = session.get_one(AdapterVersion, pending.id)
-        if version.state == "pending":
-            versions.keep_checkpoints(session, version, kept)
-        scores = heldout_scores(adapter.metrics.get("heldout") or {})
-        if scores and version.state == "pending":
-            evaluations.add(session, version, evaluations.HELDOUT, scores, actor=actor, run_id=run_id, note=NOTE)
-    with db.transaction() as session:
-        versions.finish(session, pending.id, proposal.manifest.digest, actor=actor)
+        version = versions.begin(session, owner, proposal, actor=actor, force=request.force)
+        created = version.state == "pending"
+        if created:
+            _write_record(session, version, adapter, kept, run_id, actor)
+            versions.finish(session, version.id, proposal.manifest.digest, actor=actor)
+        else:
+            _end_beside(session, version, owner, adapter, run_id)
+        number = version.number
     with db.read() as session:
-        return versions.resolve(session, f"{decided.advisor}@{pending.number}")
+        return Trained(versions.resolve(session, f"{decided.advisor}@{number}"), created)
+
+
+def _write_record(
+    session: Session, version: AdapterVersion, adapter: TrainedAdapter, kept: list[dict[str, Any]], run_id: int, actor: str
+) -> None:
+    """The run's record, the adapters on the way and the scores of a version that nobody sees yet."""
+    _succeed(session, adapter, run_id, {})
+    versions.keep_checkpoints(session, version, kept)
+    scores = heldout_scores(adapter.metrics.get("heldout") or {})
+    if scores:
+        evaluations.add(session, version, evaluations.HELDOUT, scores, actor=actor, run_id=run_id, note=NOTE)
+
+
+def _end_beside(session: Session, version: AdapterVersion, advisor: Advisor, adapter: TrainedAdapter, run_id: int) -> None:
+    """The run of a training whose version is there already, made by another process: the record of a good run that made none."""
+    bits = "the same files" if _same_weights(version, adapter) else "other files, as GPUs may give"
+    note = f"the same training was registered meanwhile as {advisor.slug}@{version.number}, with {bits}; this result was not registered"
+    _succeed(session, adapter, run_id, {"note": note})
+
+
+def _same_weights(version: AdapterVersion, adapter: TrainedAdapter) -> bool:
+    return {f.sha256 for f in adapter.files} <= {f.sha256 for f in version.files}
+
+
+def _succeed(session: Session, adapter: TrainedAdapter, run_id: int, more: Mapping[str, Any]) -> None:
+    metrics = {**_kept_metrics(adapter), **more}
+    runs.succeed(session, run_id, environment=dict(adapter.environment), timings=dict(adapter.timings), metrics=metrics)
 
 
 def _gate(adapter: TrainedAdapter, base: "BaseSpec") -> tuple[str, ...]:
     """Nothing that the registry would refuse from others is registered by the trainer either. Returns the names of the files that are registered."""
     names = versions.FILES_OF_KIND[versions.check_file_names(adapter.files)]
     card = base_card_from_config(base.config or {}, base.repo, base.revision, base.weights_sha256) or BaseCard(base.repo, base.revision)
+    _gate_checkpoints(adapter, names, card)
     paths = {name: adapter.folder / name for name in names}
     facts = check_version_files(paths, card)
     if rewritten_config(paths, facts) is not None:
@@ -315,6 +369,17 @@ def _gate(adapter: TrainedAdapter, base: "BaseSpec") -> tuple[str, ...]:
             f"The training wrote {facts.config_file} in another form than the canonical one.", hint="Train again with this version."
         )
     return names
+
+
+def _gate_checkpoints(adapter: TrainedAdapter, names: tuple[str, ...], card: BaseCard) -> None:
+    """The adapters on the way pass the same gate, each with the version's config; only one that changes nothing yet may be kept, as a warm-up's first."""
+    weights, config = names
+    examine = problems if config == CONFIG_FILE else full_problems
+    for checkpoint in adapter.checkpoints:
+        found = examine({weights: adapter.checkpoints_folder / checkpoint.file.path, config: adapter.folder / config}, card)
+        faults = [sentence for sentence in found if NO_CHANGE not in sentence]
+        if faults:
+            raise Invalid(f"The adapter kept after step {checkpoint.step} is refused: {' '.join(faults)}", hint="Train again.")
 
 
 def _kept(store: ArtifactStore, adapter: TrainedAdapter, checkpoint: "Checkpoint") -> dict[str, Any]:

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -99,6 +99,10 @@ class _Postgres:
             cursor.executemany(sql.encode(), rows)
 
     def close(self) -> None:
+        # The server would give the lock back too, but only when it notices that the connection is gone; who opens the run right after would meet it.
+        if not self._db.closed:
+            with suppress(Exception):
+                self._db.execute("SELECT pg_advisory_unlock_all()")
         self._db.close()
 
 

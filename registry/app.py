@@ -9,13 +9,16 @@ from starlette.types import ASGIApp
 from registry.api.app import create_app
 from registry.api.downloads import ZeroCopy
 from registry.api.edge import Hosts, Origins
+from registry.api.jobs import end_streams_with_process
 from registry.card_cache import CardCache, watch_of
 from registry.settings import get_settings
 
 
 def create() -> ASGIApp:
     """The whole service from the environment's settings. Raises WrongRevision, naming the command that helps, and Unavailable."""
-    return compose(create_app(get_settings()))
+    api = create_app(get_settings())
+    end_streams_with_process(api)
+    return compose(api)
 
 
 def compose(api: FastAPI) -> ASGIApp:

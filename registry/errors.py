@@ -20,6 +20,18 @@ class RegistryError(Exception):
         self.hint = hint
 
 
+def told_outside(error: BaseException) -> str:
+    """An error in words for whoever may read a job: our own sentences; of anything else only its kind, since its text may name whatever is on the machine."""
+    if isinstance(error, RegistryError):
+        return error.message
+    return unforeseen(type(error).__name__)
+
+
+def unforeseen(kind: str) -> str:
+    """The sentence for an error of a kind that is not ours."""
+    return f"unforeseen: {kind}; the worker's log says more"
+
+
 class NotFound(RegistryError):
     """The thing named does not exist, or may not be seen by the one who asks."""
 

@@ -87,6 +87,7 @@ class JobRow:
     queue: str
     order: Mapping[str, Any]
     created_at: dt.datetime
+    age_s: float  # seconds since then, by the database's clock
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,11 @@ class WorkerRow:
     facts: Mapping[str, Any]
     beat_at: dt.datetime
     age_s: float
+
+    def deadline(self, fallback: float) -> float:
+        """After how many seconds of silence it is dead: its own `dead_s`, by which it stands down itself; `fallback` where it told none."""
+        own = self.facts.get("dead_s")
+        return float(own) if isinstance(own, int | float) and not isinstance(own, bool) and own > 0 else fallback
 
 
 def is_postgres(database_url: str) -> bool:
@@ -200,12 +206,17 @@ class JobBoard:
     # ---- Workers ---------------------------------------------------------------------------------------------------------------------------
 
     def beat(self, executor: str, facts: Mapping[str, Any]) -> None:
-        """Say that a worker lives, with what it does. It also takes back a claim on a worker that was only slow."""
-        text = _dump(facts, "a heartbeat")
-        fresh = {"body": text, "beat_at": self._now, "claimed_by": None, "claimed_at": None}
-        statement = self._insert(_workers).values(executor=executor, **fresh)
+        """A worker's first heartbeat, with what it does; `renew` is for every later one. Raises Conflict where the name is taken.
+
+        `dead_s` in the facts is the silence, in seconds, after which it counts as dead.
+        """
+        row = {"executor": executor, "body": _dump(facts, "a heartbeat"), "beat_at": self._now}
+        statement = self._insert(_workers).values(row).on_conflict_do_nothing(index_elements=[_workers.c.executor])
         with self._begin(write=True) as connection:
-            connection.execute(statement.on_conflict_do_update(index_elements=[_workers.c.executor], set_=fresh))
+            if connection.execute(statement.returning(_workers.c.executor)).first() is None:
+                raise Conflict(
+                    f"There is a worker '{executor[:120]}' already.", hint="Every process takes a name of its own; start it anew."
+                )
 
     def renew(self, executor: str, facts: Mapping[str, Any]) -> bool:
         """Say that a worker still lives; False, changing nothing, where it was declared dead meanwhile: its jobs are others' now, so it must stand down."""
@@ -216,26 +227,33 @@ class JobBoard:
 
     def workers(self) -> list[WorkerRow]:
         """Every worker that has not left, the freshest first."""
-        query = sa.select(_workers, (self._now - _workers.c.beat_at).label("age")).order_by(_workers.c.beat_at.desc(), _workers.c.executor)
         with self._begin() as connection:
-            rows = connection.execute(query).all()
-        return [WorkerRow(row.executor, json.loads(row.body), _moment(row.beat_at), max(0.0, row.age)) for row in rows]
+            return self._read_workers(connection)
+
+    def _read_workers(self, connection: sa.Connection) -> list[WorkerRow]:
+        query = sa.select(_workers, (self._now - _workers.c.beat_at).label("age")).order_by(_workers.c.beat_at.desc(), _workers.c.executor)
+        return [WorkerRow(row.executor, json.loads(row.body), _moment(row.beat_at), max(0.0, row.age)) for row in connection.execute(query)]
 
     def claim_dead(self, older_than_s: float, by: str) -> list[str]:
-        """Take over the workers whose last heartbeat is older than `older_than_s` seconds; each goes to one caller.
+        """Take over the workers that have been silent for longer than their own deadline (`WorkerRow.deadline`); each goes to one caller.
 
-        The claim lapses after as many seconds, in case the claimant dies too: put the dead one's jobs back, then `retire` it. Never claims `by` itself.
+        `older_than_s`, in seconds, judges those that told no deadline. The claim lapses after the longer of the two, in case the claimant dies too: put the
+        dead one's jobs back, then `retire` it. Never claims `by` itself.
         """
-        now = self._now
-        free = sa.or_(_workers.c.claimed_at.is_(None), _workers.c.claimed_at < now - older_than_s)
-        statement = (
-            sa.update(_workers)
-            .where(_workers.c.executor != by, _workers.c.beat_at < now - older_than_s, free)
-            .values(claimed_by=by, claimed_at=now)
-            .returning(_workers.c.executor)
-        )
-        with self._begin(write=True) as connection:
-            return sorted(connection.execute(statement).scalars())
+        with self._begin() as connection:
+            silent = [row for row in self._read_workers(connection) if row.executor != by and row.age_s > row.deadline(older_than_s)]
+        won = []
+        for row in silent:  # each in a transaction of its own, and the statement looks at the clock and the claim again
+            with self._begin(write=True) as connection:
+                if connection.execute(self._claim(row, older_than_s, by)).rowcount == 1:
+                    won.append(row.executor)
+        return sorted(won)
+
+    def _claim(self, row: WorkerRow, older_than_s: float, by: str) -> sa.Update:
+        now, deadline = self._now, row.deadline(older_than_s)
+        free = sa.or_(_workers.c.claimed_at.is_(None), _workers.c.claimed_at < now - max(deadline, older_than_s))
+        dead = sa.update(_workers).where(_workers.c.executor == row.executor, _workers.c.beat_at < now - deadline, free)
+        return dead.values(claimed_by=by, claimed_at=now)
 
     def retire(self, executor: str) -> None:
         """Forget a worker: it left, or its jobs were put back."""
@@ -267,10 +285,14 @@ class JobBoard:
             raise Conflict(f"The job '{job}' was ordered before, with other settings.", hint="Use another key for another order.")
         return False
 
+    @property
+    def _select_jobs(self) -> sa.Select[Any]:
+        return sa.select(_jobs, (self._now - _jobs.c.created_at).label("age"))
+
     def find_job(self, job: str) -> JobRow | None:
         """The order of a job, or None."""
         with self._begin() as connection:
-            row = connection.execute(sa.select(_jobs).where(_jobs.c.job == job)).first()
+            row = connection.execute(self._select_jobs.where(_jobs.c.job == job)).first()
         return _job(row) if row is not None else None
 
     def job(self, job: str) -> JobRow:
@@ -282,7 +304,7 @@ class JobBoard:
 
     def jobs(self, advisor: str | None = None, wave: str | None = None, limit: int = 50, before: int | None = None) -> list[JobRow]:
         """Orders, the newest first, at most `limit`: of one advisor, of one wave, and put down before the one with the number `before`."""
-        query = sa.select(_jobs).order_by(_jobs.c.number.desc()).limit(limit)
+        query = self._select_jobs.order_by(_jobs.c.number.desc()).limit(limit)
         if advisor is not None:
             query = query.where(_jobs.c.advisor == advisor)
         if wave is not None:
@@ -312,7 +334,8 @@ def _line(row: Any) -> Line:
 
 
 def _job(row: Any) -> JobRow:
-    return JobRow(row.number, row.job, row.advisor, row.actor, row.wave, row.queue, json.loads(row.body), _moment(row.created_at))
+    order, created_at = json.loads(row.body), _moment(row.created_at)
+    return JobRow(row.number, row.job, row.advisor, row.actor, row.wave, row.queue, order, created_at, max(0.0, row.age))
 
 
 def _is_missing(error: exc.DBAPIError) -> bool:

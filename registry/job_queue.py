@@ -4,7 +4,8 @@ Rules: an order is plain JSON without a path, a file name or an address in it, c
 The job's row on the board is written before the job enters the queue, so a job in the queue always has its order; a row whose job never entered (the
 process died between the two) is shown as failed and can be retried. Nothing is pickled: DBOS's portable JSON is the only serializer. The version that
 DBOS compares is fixed, so a new release takes over the jobs of the one before. DBOS's own tables are DBOS's alone, apart from the catalogue's.
-It does not know what a recipe or a pipeline's settings mean: whoever may import the trainer checks them. DBOS is imported at the first use.
+It knows the names of a recipe's settings, but not what they or a pipeline's mean: whoever may import the trainer checks their values, when a person orders
+at the command line (jobs/engine/orders.py) and, for every order, when a worker takes it. DBOS is imported at the first use.
 """
 
 import datetime as dt
@@ -15,7 +16,6 @@ import logging
 import re
 import secrets
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -25,10 +25,12 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from registry import errors
 from registry.db import normalise_url, words_for_outages
 from registry.errors import Conflict, Invalid, NotFound, RegistryError, Unavailable
 from registry.job_board import JobBoard, JobRow, is_postgres, sqlite_url
-from registry.refs import check_alias, check_digest, check_slug, clean_text
+from registry.refs import check_alias, check_digest, check_slug, clean_text, nearest
+from registry.vocabulary import DEFAULT_SEED, MAX_SEED, RECIPE_SETTINGS
 
 if TYPE_CHECKING:
     from dbos import DBOSClient, WorkflowStatus
@@ -55,6 +57,7 @@ MAX_EXAMPLES = 1_000_000  # far above what one advisor needs; a bound so that no
 MAX_RECIPE = 64  # settings in a recipe or a pipeline: recipe/2 has fewer than 50
 _ENTERING_S = 60.0  # how long a row may be on the board before a job that is not in the queue counts as one that never entered
 _PRIORITIES = 2**31 - 2  # DBOS takes 1 to 2**31 - 1
+_BASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95}(@[0-9a-f]{40})?)?")
 _FILES = ("documents", "threads")  # settings of a pipeline that name files: the command line's alone
 
 
@@ -71,8 +74,8 @@ def require_packages() -> None:
 class BuildOrder:
     """What is to be made for one advisor. `check` runs when it is made; what it says goes through JSON and back unchanged.
 
-    `examples`: pairs to have the pipeline write; null trains on what is there. `recipe` and `pipeline` hold only the settings that differ from the
-    defaults. `promote`: gate moves `alias` when the held-out scores allow it.
+    `examples`: pairs to have the pipeline write; null trains on what is there. `base`: tiny, or a hub id with or without @revision (40 hex digits).
+    `recipe` and `pipeline` hold only the settings that differ from the defaults. `promote`: gate moves `alias` when the held-out scores allow it.
     """
 
     advisor: str
@@ -84,7 +87,7 @@ class BuildOrder:
     dataset: str | None = None
     base: str | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
+    seed: int = DEFAULT_SEED
     force: bool = False
     promote: str = "gate"
     alias: str = "live"
@@ -142,8 +145,10 @@ def _numbers(order: BuildOrder) -> None:
         _refuse("examples", f"a whole number from 1 to {MAX_EXAMPLES} or null", order.examples)
     if order.kind == "pipeline" and order.examples is None:
         _refuse("examples", "given where the kind is pipeline", order.examples)
-    if not isinstance(order.seed, int) or isinstance(order.seed, bool) or not 0 <= order.seed < 2**32:
-        _refuse("seed", "a whole number from 0 to 4294967295", order.seed)
+    if order.examples is not None and order.dataset is not None:
+        _refuse("examples", "left out where a dataset is named, since new pairs make a new dataset", order.examples)
+    if not isinstance(order.seed, int) or isinstance(order.seed, bool) or not 0 <= order.seed <= MAX_SEED:
+        _refuse("seed", f"a whole number from 0 to {MAX_SEED}", order.seed)
 
 
 def _digests(order: BuildOrder) -> None:
@@ -157,10 +162,12 @@ def _digests(order: BuildOrder) -> None:
 
 def _no_path(order: BuildOrder) -> None:
     if order.base is not None:
-        if not isinstance(order.base, str) or not re.fullmatch(
-            r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?", order.base
-        ):
-            _refuse("base", "tiny or a name such as mistralai/Mistral-7B-Instruct-v0.3, never a path", order.base)
+        if not isinstance(order.base, str) or not _BASE.fullmatch(order.base):
+            _refuse(
+                "base",
+                "tiny or a name such as mistralai/Mistral-7B-Instruct-v0.3, maybe with @ and 40 hex digits, never a path",
+                order.base,
+            )
         if ".." in order.base:
             _refuse("base", "a name without '..'", order.base)
     for name in _FILES:
@@ -173,6 +180,14 @@ def _settings(order: BuildOrder) -> None:
         if not isinstance(value, Mapping):
             _refuse(what, "a JSON object", value)
         _check_object(what, value, depth)
+
+
+def _recipe_names(order: BuildOrder) -> None:
+    for name in order.recipe:
+        if name not in RECIPE_SETTINGS:
+            guess = nearest(name, RECIPE_SETTINGS)
+            hint = f"Did you mean {guess}?" if guess else f"Known: {', '.join(RECIPE_SETTINGS)}."
+            raise Invalid(f"A recipe has no setting {name[:60]!a}.", hint=hint)
 
 
 def _check_object(what: str, value: Mapping[Any, Any], depth: int) -> None:
@@ -200,7 +215,7 @@ def _check_scalar(what: str, value: Any) -> None:
 
 
 # Settings come before the rule that looks into them.
-_RULES = (_words, _names, _numbers, _digests, _settings, _no_path)
+_RULES = (_words, _names, _numbers, _digests, _settings, _recipe_names, _no_path)
 
 
 def priority_of(base: str | None) -> int:
@@ -221,7 +236,7 @@ def job_id(order: BuildOrder, key: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """Where a job stands. `step`: the one that is, or was last, worked on; `result`: what a succeeded job returned."""
+    """Where a job stands. `step`: the one that is, or was last, worked on; `result`: what a succeeded job returned; `entered`: whether the queue has it."""
 
     job: str
     state: State
@@ -233,6 +248,7 @@ class JobStatus:
     finished_at: dt.datetime | None
     result: Mapping[str, Any] | None
     row: JobRow
+    entered: bool = True
 
     @property
     def open(self) -> bool:
@@ -274,7 +290,7 @@ class JobQueue:
 
         self.board.prepare()
         _quiet()
-        with _in_words():
+        with in_words():
             DBOS.migrate(self._url, schema=SCHEMA)
             self._faster_file()
 
@@ -306,7 +322,7 @@ class JobQueue:
             raise _not_prepared()
         _quiet()
         refuse_pickles()
-        with _in_words():
+        with in_words():
             return DBOSClient(
                 system_database_url=self._url,
                 dbos_system_schema=SCHEMA,
@@ -329,7 +345,7 @@ class JobQueue:
         return job
 
     def _enter(self, client: "DBOSClient", job: str, order: BuildOrder, queue: str) -> None:
-        with _in_words():
+        with in_words():
             client.enqueue(
                 {
                     "workflow_name": WORKFLOW,
@@ -354,19 +370,24 @@ class JobQueue:
         if not rows:
             return []
         names = [row.job for row in rows]
-        with _in_words():
+        with in_words():
             found = {w.workflow_id: w for w in self.client.list_workflows(workflow_ids=names, load_input=False)}
         steps = self.board.newest(names, "step")
         return [_status(row, found.get(row.job), steps[row.job].body.get("step") if row.job in steps else None) for row in rows]
 
     def cancel(self, job: str) -> JobStatus:
-        """Take a job out of the queue, or let its worker stop before its next step. Raises Conflict where it has ended, unless it was cancelled."""
+        """Take a job out of the queue, or let its worker stop before its next step.
+
+        Raises Conflict where it has ended, unless it was cancelled, and where it was put down a moment ago and is not in the queue yet.
+        """
         found = self.status(job)
         if found.state == "cancelled":
             return found
         if not found.open:
             raise Conflict(f"The job '{job}' has {found.state}; only a waiting or running one can be cancelled.")
-        with _in_words():
+        if not found.entered:
+            raise Conflict(f"The job '{job}' is just entering the queue.", hint="Try again in a moment.")
+        with in_words():
             self.client.cancel_workflow(job)
         return self.status(job)
 
@@ -376,7 +397,7 @@ class JobQueue:
         if found.state not in ("failed", "cancelled"):
             raise Conflict(f"The job '{job}' is {found.state}; only a failed or cancelled one can be retried.")
         row = found.row
-        with _in_words():
+        with in_words():
             present = self.client.list_workflows(workflow_ids=[job], load_input=False, load_output=False)
             if not present:
                 self._enter(self.client, job, BuildOrder.from_json(row.order), row.queue)
@@ -394,7 +415,7 @@ class JobQueue:
 
     def running_on(self, executor: str) -> Sequence[str]:
         """Jobs that a worker has taken and not ended."""
-        with _in_words():
+        with in_words():
             found = self.client.list_workflows(
                 executor_id=executor, status="PENDING", name=WORKFLOW, application_name=APP_NAME, load_input=False, load_output=False
             )
@@ -403,7 +424,7 @@ class JobQueue:
     def put_back(self, job: str) -> None:
         """Put a job whose worker died back into its queue; a finished one stays as it is."""
         row = self.board.job(job)
-        with _in_words():
+        with in_words():
             self.client.resume_workflow(job, queue_name=row.queue)
 
 
@@ -426,15 +447,22 @@ def _status(row: JobRow, workflow: "WorkflowStatus | None", step: Any) -> JobSta
 
 
 def _not_entered(row: JobRow) -> JobStatus:
-    young = time.time() - row.created_at.timestamp() < _ENTERING_S
-    words = "The order was put down, but its process ended before the job entered the queue. Retry it."
-    return JobStatus(row.job, "queued" if young else "failed", None, None if young else words, None, row.created_at, None, None, None, row)
+    state: State = "queued" if row.age_s < _ENTERING_S else "failed"
+    words = None if state == "queued" else "The order was put down, but its process ended before the job entered the queue. Retry it."
+    return JobStatus(row.job, state, None, words, None, row.created_at, None, None, None, row, entered=False)
 
 
 def _sentence(workflow: "WorkflowStatus") -> str:
+    """How a job failed, for whoever may read it: of what is none of our own errors only the kind."""
     if workflow.status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
         return "Its worker died too many times in a row; look at the job's lines, then retry it."
+    kind = str(getattr(workflow.error, "name", type(workflow.error).__name__))  # DBOS gives an error back as a name and a sentence
+    if kind not in _OURS:
+        return errors.unforeseen(kind[:80])
     return str(workflow.error).strip() or "It failed without a word."
+
+
+_OURS = frozenset(name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, RegistryError))
 
 
 def _moment(milliseconds: int | None) -> dt.datetime | None:
@@ -473,7 +501,7 @@ def _not_prepared() -> Unavailable:
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
+def in_words() -> Iterator[None]:
     """Turn what DBOS and its database refuse into sentences."""
     from dbos import error as refusals
 

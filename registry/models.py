@@ -2,7 +2,8 @@
 
 Foreign keys are the lineage: a version names its dataset, base and run; a dataset lists its examples; an example names the documents it rests on;
 a document names its source. Nothing here is updated after it is written, except: advisors (name, role, publicity, counter, retirement), sources
-(class, checks, withdrawal), the state of versions and runs, aliases, revoked tokens and the chain's head. The schema itself is Alembic's (migrations/).
+(class, checks, withdrawal), versions while they are pending and their withdrawal, runs while they go on, aliases, revoked tokens and the chain's head. For
+versions, runs and the head the database itself refuses the rest, by triggers. The schema itself is Alembic's (migrations/).
 """
 
 import datetime as dt

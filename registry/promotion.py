@@ -5,8 +5,8 @@ caller believes it to be (compare-and-swap), and (3) the move is appended to the
 version that was live before, as on a stack: after promoting 1, 2, 3, the first rollback goes to 2 and the next to 1; withdrawn versions and versions that
 rest on a withdrawn source are skipped. An undo takes back the last move, whatever it was, and can itself be undone.
 
-Reading a version's files takes time (a full fine-tune has gigabytes), so nobody waits for it: `move` rehearses before it takes a lock, and what verified in
-the rehearsal is not read again in the transaction that follows.
+Reading a version's files takes time (a full fine-tune has gigabytes), so nobody waits for it: `move` rehearses to learn which files it must know of, reads
+them while no session is open, and then rehearses and acts on what it read.
 """
 
 import datetime as dt
@@ -62,32 +62,54 @@ class _Past:
     ever: frozenset[int] = field(default_factory=frozenset)
 
 
+class _Unread(Exception):
+    """No error: files that a move must know of and that were not read yet."""
+
+    def __init__(self, digests: list[str]) -> None:
+        super().__init__(digests)
+        self.digests = digests
+
+
 class _Once:
-    """Remembers which blobs verified, for the length of one move; what did not is read again."""
+    """What was found of each file, for the length of one move. It reads nothing by itself: whoever asks for what is not known is stopped."""
 
     def __init__(self, store: Verifies) -> None:
         self._store = store
-        self._good: dict[str, Blob] = {}
+        self._known: dict[str, Blob | Problem] = {}
+
+    def require(self, digests: list[str]) -> None:
+        """Raises _Unread where one of them was not read yet, with all that were not."""
+        unread = [digest for digest in digests if digest not in self._known]
+        if unread:
+            raise _Unread(unread)
+
+    def read(self, digests: list[str]) -> None:
+        for digest in digests:
+            self._known[digest] = self._store.verify(digest)
 
     def verify(self, digest: str) -> Blob | Problem:
-        found = self._good.get(digest) or self._store.verify(digest)
-        if isinstance(found, Blob):
-            self._good[digest] = found
-        return found
+        self.require([digest])
+        return self._known[digest]
 
 
 def move(db: Database, store: Verifies, act: Callable[[Session, Verifies, bool], Move], *, dry_run: bool = False) -> Move:
-    """Rehearse a move in a read session, where its files are read and no lock is held, then do it in one transaction.
+    """Rehearse a move in read sessions until every file that it rests on was read, between them; then do it in one transaction.
 
-    `act(session, store, dry_run)` calls one of the functions below; it locks the advisor where `dry_run` is False. Raises what they raise.
+    `act(session, store, dry_run)` calls one of the functions below; it locks the advisor where `dry_run` is False. It may be called several times, and must
+    leave nothing behind where it raises. Raises what they raise.
     """
     once = _Once(store)
-    with db.read() as session:
-        rehearsed = act(session, once, True)
-    if dry_run:
-        return rehearsed
-    with db.transaction() as session:
-        return act(session, once, False)
+    while True:  # a move names few files, and each turn reads at least one more
+        try:
+            with db.read() as session:
+                rehearsed = act(session, once, True)
+            if dry_run:
+                return rehearsed
+            with db.transaction() as session:
+                return act(session, once, False)
+        except _Unread as unread:
+            missing = unread.digests
+        once.read(missing)
 
 
 def history(session: Session, advisor: Advisor, alias: str | None = None) -> list[Event]:
@@ -289,6 +311,8 @@ def _pointer(session: Session, advisor: Advisor, alias: str, expected: Expected 
 
 def candidate_of(session: Session, store: Verifies, version: AdapterVersion) -> Candidate:
     """What the policy needs to know of a version; its files are read in full."""
+    if isinstance(store, _Once):
+        store.require([file.sha256 for file in version.files])  # all that is to be read at once, and not a rehearsal for each
     under = sources.under_version(session, version)
     return Candidate(
         ref=f"{version.advisor.slug}@{version.number}",

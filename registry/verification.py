@@ -51,6 +51,15 @@ def _checkpoint_differences(session: Session, store: ArtifactStore, version: Ada
     return lines
 
 
+def verify_dataset(session: Session, dataset: Dataset) -> list[str]:
+    """Like `verify`, of a dataset alone: whether its documents, pairs, order and split still give the digests that stand for them."""
+    parts: dict[str, Callable[[], list[str]]] = {
+        "documents": lambda: document_differences(session, dataset),
+        "dataset": lambda: _dataset_differences(session, dataset),
+    }
+    return [line for name, part in parts.items() for line in _guarded(name, part)]
+
+
 def verify_record(session: Session, version: AdapterVersion) -> list[str]:
     """Like `verify`, without the files' bytes: whether what a training could be repeated from is what the version was made from."""
     parts: dict[str, Callable[[], list[str]]] = {

@@ -99,24 +99,9 @@ def begin(session: Session, advisor: Advisor, proposal: Proposal, *, actor: str,
             return same
         refuse_withdrawn(advisor, same)
     if same is not None and same.state == "pending":
-        return _take_over(session, same, proposal, actor)
+        return _take_over(session, same, proposal, kind, actor)
     version = AdapterVersion(
-        advisor_id=advisor.id,
-        number=advisor.next_version,
-        state="pending",
-        kind=kind,
-        job=proposal.job,
-        digest=proposal.manifest.digest,
-        spec_digest=proposal.spec_digest,
-        dataset_id=proposal.dataset.id,
-        base_model_id=proposal.base.id,
-        persona_id=proposal.dataset.persona_id,
-        run_id=proposal.run.id if proposal.run else None,
-        recipe=proposal.recipe,
-        recipe_digest=proposal.recipe_digest,
-        seed=proposal.seed,
-        created_at=events.now(),
-        created_by=actor,
+        advisor_id=advisor.id, number=advisor.next_version, state="pending", created_at=events.now(), **_columns(proposal, kind, actor)
     )
     advisor.next_version += 1
     session.add(version)
@@ -134,13 +119,32 @@ def refuse_withdrawn(advisor: Advisor, same: AdapterVersion) -> None:
         )
 
 
-def _take_over(session: Session, version: AdapterVersion, proposal: Proposal, actor: str) -> AdapterVersion:
-    """A rerun adopts the pending row of a run that died: same number, its own files."""
-    version.digest = proposal.manifest.digest
-    version.job = proposal.job
-    version.run_id = proposal.run.id if proposal.run else None
-    version.created_by = actor
+def _columns(proposal: Proposal, kind: str, actor: str) -> dict[str, Any]:
+    """Every column that a proposal decides. What stays with the row is its advisor, its number and the moment it was begun."""
+    return {
+        "kind": kind,
+        "job": proposal.job,
+        "digest": proposal.manifest.digest,
+        "spec_digest": proposal.spec_digest,
+        "dataset_id": proposal.dataset.id,
+        "base_model_id": proposal.base.id,
+        "persona_id": proposal.dataset.persona_id,
+        "run_id": proposal.run.id if proposal.run else None,
+        "recipe": proposal.recipe,
+        "recipe_digest": proposal.recipe_digest,
+        "seed": proposal.seed,
+        "created_by": actor,
+    }
+
+
+def _take_over(session: Session, version: AdapterVersion, proposal: Proposal, kind: str, actor: str) -> AdapterVersion:
+    """A rerun adopts the pending row of a run that died: same number, everything else its own."""
+    for column, value in _columns(proposal, kind, actor).items():
+        setattr(version, column, value)
     session.flush()
+    session.expire(
+        version, ["dataset", "base_model", "persona", "run", "files", "checkpoints"]
+    )  # what they pointed to may be another by now
     session.execute(delete(VersionFile).where(VersionFile.version_id == version.id))
     session.execute(delete(VersionCheckpoint).where(VersionCheckpoint.version_id == version.id))
     _insert_files(session, version, proposal.files)

@@ -20,3 +20,49 @@ CHECKS = ("unchecked", "verified", "mismatched", "not_found", "retracted")
 FAILED_CHECKS = ("mismatched", "not_found", "retracted")
 SPLITS = ("train", "heldout")
 ROLES = ("answer", "question")
+# What a training starts from unless somebody says another seed. The largest is what every library that is seeded takes (a signed 32-bit number).
+DEFAULT_SEED = 42
+MAX_SEED = 2**31 - 1
+# Every setting that a recipe has (trainer.recipe.Recipe, which the web process does not import; a test holds the two equal).
+RECIPE_SETTINGS = (
+    "method",
+    "device",
+    "dtype",
+    "quantization",
+    "double_quantization",
+    "r",
+    "alpha",
+    "dropout",
+    "targets",
+    "target_modules",
+    "rslora",
+    "lora_plus_ratio",
+    "learning_rate",
+    "epochs",
+    "max_steps",
+    "batch_size",
+    "gradient_accumulation",
+    "scheduler",
+    "warmup",
+    "weight_decay",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "max_length",
+    "batching",
+    "pack_length",
+    "gradient_checkpointing",
+    "attention",
+    "loss_type",
+    "loss_on",
+    "chat_template",
+    "chat_template_sha256",
+    "heldout_max_examples",
+    "threads",
+    "kept_checkpoints",
+    "processes",
+    "sharding",
+    "format",
+)

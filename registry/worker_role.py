@@ -1,10 +1,11 @@
 """A Postgres role that can do a worker's work and nothing else, for machines that are only borrowed.
 
 Rules: what is not granted here is refused by the database itself. A worker curates, trains, registers and promotes, so it adds datasets, versions, scores
-and events, moves aliases, and reads the rest; it never sees a token, never changes an event, a persona or an advisor's names, and makes no table. Granting
-begins by taking everything away, so that running it again after an upgrade leaves nothing from before. A role that is more than a worker's (a superuser, an
-owner of tables, a member of another role) is refused rather than changed. No password is ever printed: it is set as a SCRAM verifier, or by whoever runs
-the statements.
+and events, moves aliases, and reads the rest; it never sees a token, never changes an event, a persona or an advisor's names, and makes no table. Of what it
+may change, triggers of the catalogue let it touch only what is not over yet: a pending version, a running run, the chain's head forward (migration 0002).
+Granting begins by taking everything away, so that running it again after an upgrade leaves nothing from before. A role that is more than a worker's (a
+superuser, an owner of tables, a member of another role) is refused rather than changed. No password is ever printed: it is set as a SCRAM verifier, or by
+whoever runs the statements.
 What it cannot prevent: a machine that holds this role can register bad work and move aliases, which the history shows. It keeps secrets and the past safe,
 not the future.
 """
@@ -30,11 +31,15 @@ ADDED = (
 CHANGED: Mapping[str, Sequence[str]] = {
     "advisors": ("next_version",),  # also what lets a registration lock the advisor's row
     "runs": ("state", "error", "finished_at", "environment", "timings", "metrics"),
-    "adapter_versions": ("state", "digest", "job", "run_id", "created_by", "ready_at"),
+    # A rerun takes over a pending version, whatever it was to be; triggers of the catalogue refuse all of it once the version is ready.
+    "adapter_versions": (
+        "state", "ready_at", "kind", "job", "digest", "spec_digest", "dataset_id", "base_model_id", "persona_id", "run_id", "recipe", "recipe_digest", "seed",
+        "created_by",
+    ),
     "version_files": ("sha256", "size"),
     "aliases": ("version_id", "generation", "moved_at"),
     "chain_head": ("seq", "hash"),
-}
+}  # fmt: skip
 REMOVED = ("version_files", "version_checkpoints")  # a rerun replaces the list of a version that is not ready yet
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _FLAGS = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT NOREPLICATION NOBYPASSRLS"

@@ -1,10 +1,12 @@
 """Small, real rows for tests: each factory goes through the product's own functions."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from registry import advisors, bases, datasets, versions
@@ -86,3 +88,19 @@ def damage(store: ArtifactStore, digest: str) -> Path:
     data[-1] ^= 1
     path.write_bytes(data)
     return path
+
+
+@contextmanager
+def tampering(db: Database) -> Iterator[Connection]:
+    """A connection past the catalogue's triggers, as one has who owns the tables; what the triggers refuse to everybody else, it can do."""
+    with db.engine.begin() as connection:
+        guards = []
+        if db.is_sqlite:
+            guards = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").all()
+        else:
+            connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+        for name, _ in guards:
+            connection.exec_driver_sql(f"DROP TRIGGER {name}")
+        yield connection
+        for _, statement in guards:
+            connection.exec_driver_sql(statement)

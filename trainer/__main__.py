@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from registry.errors import Paused, RegistryError
-from trainer.child import child_environment, rank
+from trainer.child import child_environment, hear_no_more, rank
 
 if TYPE_CHECKING:
     from trainer.loading import Bases
@@ -72,6 +72,8 @@ def _guarded(work: Callable[[list[str]], None], emit: Emit) -> int:
     try:
         work(phases)
     except Exception as error:  # noqa: BLE001 - the edge of the process: every failure becomes one event
+        if isinstance(error, Paused):
+            hear_no_more()
         import traceback
 
         from trainer.failures import explain
@@ -151,6 +153,7 @@ def _serve(emit: Emit) -> int:
         while _guarded(functools.partial(work, orders.get()), emit) != PAUSED:
             pass
     except Paused:  # asked to stop between two trainings
+        hear_no_more()
         return PAUSED
     return PAUSED  # who was asked to stop is to end; the next training gets a process of its own
 
@@ -170,6 +173,7 @@ def _log_to(folder: Path) -> None:
 
 
 def _paused_before_it_began(_number: int, _frame: object) -> None:
+    hear_no_more()
     raise Paused("The training was stopped before it began.", hint="Run the same command to begin.")
 
 

@@ -72,27 +72,27 @@ class BaseSpec:
         return BaseSpec(**{**{f.name: getattr(self, f.name) for f in fields(self)}, "path": None})
 
 
-def resolve_base(name: str, home: Path, on_event: OnEvent | None = None, *, endpoint: str | None = None) -> BaseSpec:
+def resolve_base(name: str, home: Path, on_event: OnEvent | None = None, *, endpoint: str | None = None, folders: bool = True) -> BaseSpec:
     """The exact base that `name` means: 'tiny', an existing folder, or a hub id 'org/name' with an optional '@revision'.
 
     `home` is the registry's home folder, under which the built-in base is made when it is missing (`on_event` gets the progress). `endpoint` is another hub
-    than the default one. A known base (registry.known_bases) without '@revision' is taken at its card's revision. Raises Invalid (not a name, an incomplete folder, a gated repository), NotFound, or Unavailable (no network and not in the cache).
+    than the default one. Without `folders` a name never means a folder of this machine: for names that came from elsewhere. A known base
+    (registry.known_bases) without '@revision' is taken at its card's revision. Raises Invalid (not a name, an incomplete folder, a gated repository), NotFound, or Unavailable (no network and not in the cache).
     """
     if name == TINY:
         from trainer.tiny.builtin import builtin_base
 
         return builtin_base(home, on_event)
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
+    folder = Path(name).expanduser() if folders else None
+    if name and folder is not None and folder.is_dir():
         return _told(local_base(folder), on_event)
     repo, _, revision = name.partition("@")
     if not _HUB_NAME.fullmatch(repo) or Path(name).is_absolute() or name.startswith((".", "~")):
         _refuse_name(name, folder)
     repo, revision = _known(repo, revision, on_event)
-    borrowed.note_model(home, repo)  # what is fetched from here on is this tool's, for `registry cleanup`
-    base = _told(_hub_base(repo, revision or None, endpoint), on_event)
-    borrowed.note_model(home, repo, base.revision)
-    return base
+    with borrowed.in_use(home), borrowed.fetching(home, repo):  # what comes is this tool's, for `registry cleanup`
+        base = _hub_base(repo, revision or None, endpoint)
+    return _told(base, on_event)
 
 
 def _known(repo: str, revision: str, on_event: OnEvent | None) -> tuple[str, str]:
@@ -114,7 +114,9 @@ def _told(base: BaseSpec, on_event: OnEvent | None) -> BaseSpec:
     return base
 
 
-def _refuse_name(name: str, folder: Path) -> NoReturn:
+def _refuse_name(name: str, folder: Path | None) -> NoReturn:
+    if folder is None:
+        raise Invalid(f"A job's base is '{TINY}' or a hub id 'org/name', optionally 'org/name@revision'; found {name[:200]!a}.")
     if folder.is_file():
         raise Invalid(f"A base is a folder; {name[:200]!a} is a file.", hint="Give the folder that holds config.json and the weights.")
     if "/" in name or name.startswith((".", "~")):

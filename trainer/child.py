@@ -1,6 +1,8 @@
-"""The environment a training process runs in. Set before torch is loaded, because MKL and CUDA read theirs once."""
+"""The environment a training process runs in. Set before torch is loaded, because MKL and CUDA read theirs once. And how it stops to listen."""
 
 import os
+import signal
+import threading
 
 
 def child_environment(*, offline: bool, devices: int = 1) -> dict[str, str]:
@@ -28,6 +30,12 @@ def child_environment(*, offline: bool, devices: int = 1) -> dict[str, str]:
     mine = visible.split(",") if visible is not None else [str(n) for n in range(devices)]
     env["CUDA_VISIBLE_DEVICES"] = ",".join(mine[:devices])  # a process that sees more GPUs than it trains on makes a context on each
     return env
+
+
+def hear_no_more() -> None:
+    """From now on a SIGTERM to this process is ignored: it was asked to stop, and is about to say how far it came. Outside the main thread, nothing happens."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def rank() -> int:

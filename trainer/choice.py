@@ -1,7 +1,8 @@
 """Which method a base is trained by on which hardware, when nobody says. Loads no torch.
 
 Rules, in this order: the built-in base and whatever has no GPU train plain LoRA on the CPU; small bases train in 16 bits; on a roomy card, 16-bit LoRA where it
-fits; then QLoRA on one card, unless several roomy cards together hold the base in 16 bits (FSDP). Whoever names a method gets it. The choice depends on the base
+fits; then QLoRA on one card, unless several roomy cards together hold the base in 16 bits (FSDP). Whoever names a method gets it, lora and full on as many
+cards as hold it. The choice depends on the base
 and the hardware alone, not on the data, so that the same command gives the same recipe; whether the data fit is asked later (`preflight.require_fit`).
 """
 
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainer.estimate import GIB, count_parameters, estimate
-from trainer.preflight import Device, usable_bytes
+from trainer.preflight import Device, shared_batch, usable_bytes
 
 if TYPE_CHECKING:
     from trainer.bases import BaseSpec
@@ -18,7 +19,21 @@ if TYPE_CHECKING:
 
 SMALL_PARAMETERS = 3_000_000_000  # below this, 16-bit weights fit any card that trains at all, and NF4 only costs precision
 ROOMY_MB = 44_000  # a 48 GB card (L40S, A40) reports 46,068 MiB; on smaller ones NF4 leaves room for long examples
+_SHARDED = "sharded by FSDP (untested here: this product was never run on several GPUs)"
 TYPICAL_TOKENS = 1024  # the longest example that the choice makes room for: advisors' pairs have about 300 tokens
+# What makes a recipe a full fine-tune; its rate and checkpoints, which need no memory, are the recipe's matter.
+FULL: Mapping[str, Any] = {
+    "method": "full",
+    "quantization": "none",
+    "double_quantization": False,
+    "r": None,
+    "alpha": None,
+    "dropout": 0.0,
+    "targets": "none",
+    "target_modules": [],
+    "rslora": False,
+    "lora_plus_ratio": None,
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,7 @@ def choose(recipe: "Recipe", base: "BaseSpec", device: Device | None, wanted: st
     changes: dict[str, Any] = {} if device.has_bfloat16 else {"dtype": "float32"}
     method, processes, why = _method(_with(recipe, changes), base, device, wanted)
     changes |= _of(method, recipe.quantization) | _spread(recipe, processes)
+    why += _other_batch(recipe, changes)
     if not device.has_bfloat16:
         why += "; 32 bits, because this card has no bfloat16"
     longest = recipe.max_length
@@ -49,8 +65,8 @@ def choose(recipe: "Recipe", base: "BaseSpec", device: Device | None, wanted: st
 def _method(recipe: "Recipe", base: "BaseSpec", device: Device, wanted: str | None) -> tuple[str, int, str]:
     """(method, processes, why)."""
     count = count_parameters(base.config or {})
-    if wanted == "full":
-        return "lora", 1, "asked for"  # what `full` brings with it is filled in by the recipe
+    if wanted == "full":  # what it brings with it is filled in by the recipe; here it only decides on how many cards
+        return _asked("lora", _cards(_with(recipe, FULL), base, device))
     if wanted == "qlora":
         return "qlora", 1, "asked for"
     if count is not None and count < SMALL_PARAMETERS:
@@ -58,14 +74,19 @@ def _method(recipe: "Recipe", base: "BaseSpec", device: Device, wanted: str | No
     lora = _with(recipe, _of("lora", recipe.quantization))
     together = _cards(lora, base, device)
     if wanted == "lora":
-        return "lora", together or 1, "asked for"
+        return _asked("lora", together)
     size = "a base of unknown size" if count is None else f"{count / 1e9:.0f}B parameters"
     roomy = device.memory_mb >= ROOMY_MB
     if roomy and together == 1:
         return "lora", 1, f"{size} fit one card of {device.memory_mb / 1024:.0f} GB in 16 bits"
     if roomy and together:
-        return "lora", together, f"{size} fit {together} cards of {device.memory_mb / 1024:.0f} GB together in 16 bits, sharded by FSDP"
+        return "lora", together, f"{size} fit {together} cards of {device.memory_mb / 1024:.0f} GB together in 16 bits, {_SHARDED}"
     return "qlora", 1, f"{size} in 4 bits leave room on a card of {device.memory_mb / 1024:.0f} GB"
+
+
+def _asked(method: str, cards: int | None) -> tuple[str, int, str]:
+    """What was asked for, on as many cards as hold it; on one where not even all do, and then it is refused with what it needs."""
+    return method, cards or 1, f"asked for; {cards} cards hold it together, {_SHARDED}" if cards and cards > 1 else "asked for"
 
 
 def _cards(recipe: "Recipe", base: "BaseSpec", device: Device) -> int | None:
@@ -86,10 +107,15 @@ def _of(method: str, quantization: str) -> dict[str, Any]:
 
 
 def _spread(recipe: "Recipe", processes: int) -> dict[str, Any]:
-    """Several cards share the batch: the optimizer steps see as many examples as on one."""
-    if processes == 1:
-        return {}
-    return {"processes": processes, "sharding": "fsdp", "gradient_accumulation": max(1, recipe.gradient_accumulation // processes)}
+    """Several cards share the batch: the optimizer steps see as many examples as on one, where that can be divided."""
+    return {"processes": processes, "sharding": "fsdp", **shared_batch(recipe, processes)} if processes > 1 else {}
+
+
+def _other_batch(recipe: "Recipe", changes: Mapping[str, Any]) -> str:
+    """Words for it where a step sees another number of examples than on one card."""
+    one, spread = recipe.batch_size * recipe.gradient_accumulation, _with(recipe, changes)
+    many = spread.batch_size * spread.gradient_accumulation * spread.processes
+    return "" if one == many else f"; a step sees {many} examples, not {one}, which {spread.processes} cards cannot share evenly"
 
 
 def _with(recipe: "Recipe", changes: Mapping[str, Any]) -> "Recipe":

@@ -11,6 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from registry.errors import Invalid, Unavailable
+from trainer import borrowed
 from trainer.examples import read_dataset
 from trainer.spec import TrainSpec
 
@@ -62,7 +63,7 @@ def count(spec: TrainSpec) -> dict[str, Any]:
 
     recipe = spec.recipe
     conversations = read_dataset(spec.dataset_dir)
-    tokenizer = _tokenizer(spec.base)
+    tokenizer = _tokenizer(spec.base, spec.out_dir)
     template = recipe_template(recipe, tokenizer)
     train = encode_all(conversations.train, tokenizer, template, recipe.max_length)
     heldout = encode_all(conversations.heldout[: recipe.heldout_max_examples], tokenizer, template, recipe.max_length)
@@ -99,22 +100,23 @@ def _counts(spec: TrainSpec, lengths: Sequence[int], trained: Sequence[int], whe
     )
 
 
-def _tokenizer(base: "BaseSpec") -> Any:
+def _tokenizer(base: "BaseSpec", work: Path) -> Any:
     from transformers import AutoTokenizer
 
-    folder = base.path or _small_files(base)
+    folder = base.path or _small_files(base, work)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise Invalid(f"{base.repo} has no tokenizer that can be read: {type(error).__name__}.", hint="Download the base again.") from error
 
 
-def _small_files(base: "BaseSpec") -> Path:
-    """The folder with a hub base's tokenizer, fetched at its pinned commit where it is not in the cache. Raises Unavailable."""
+def _small_files(base: "BaseSpec", work: Path) -> Path:
+    """The folder with a hub base's tokenizer, fetched at its pinned commit where it is not in the cache, and remembered. Raises Unavailable."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(base.repo, revision=base.revision, allow_patterns=list(TOKENIZER_FILES), ignore_patterns=["*/*"]))
+        with borrowed.fetching(borrowed.home_above(work), base.repo, base.revision):
+            return Path(snapshot_download(base.repo, revision=base.revision, allow_patterns=list(TOKENIZER_FILES), ignore_patterns=["*/*"]))
     except OSError as error:
         if error.errno is not None:  # the disk's errors have a number, the hub's have none
             raise

@@ -5,6 +5,7 @@ Memory is the peak on each GPU, in bytes. What it does not know: other processes
 card that nobody measured here is kept busy.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,12 +48,13 @@ MEASURED_CARD = "RTX 4090"
 MEASURED_SECONDS_PER_TOKEN = 0.27 / 300
 MEASURED_PARAMETERS = 7_248_023_552
 # Peak of dense 16-bit matrix products with 32-bit sums, in TFLOPS, from NVIDIA's data sheets (half of the figures "with sparsity") and the Ada and GA102 white
-# papers. Matched by the words in nvidia-smi's name, the first that fits. Other cards are unknown.
+# papers. A card is known when all the words of nvidia-smi's name are told here, but for maker, socket and memory: a laptop's, a D, an NVL or a slice is another card.
 PEAK_TFLOPS: Mapping[str, float] = {
     "H200": 989.0,
     "H100 PCIE": 756.0,
     "H100": 989.0,
     "A100": 312.0,
+    "A100 PCIE": 312.0,
     "L40S": 362.0,
     "RTX 6000 ADA": 364.0,
     "RTX 4090": 165.2,
@@ -60,6 +62,7 @@ PEAK_TFLOPS: Mapping[str, float] = {
     "RTX A6000": 154.8,
     "A40": 149.7,
 }
+_SAYS_NOTHING = re.compile(r"NVIDIA|GEFORCE|GENERATION|SXM\d?|HBM\d\w?|\d+GB")  # words of a name that leave the peak as it is
 # Products per parameter and token (arXiv 2001.08361, table 1): forward 2, gradient of the activations 2, of the weights 2; checkpointing repeats forward.
 FORWARD = GRADIENT = WEIGHT_GRADIENT = 2
 MEASURED_WORK = FORWARD + GRADIENT + FORWARD  # adapters leave the base's weights without a gradient; checkpointing as TRL's default has it
@@ -277,14 +280,14 @@ def duration(
     work += FORWARD if recipe.gradient_checkpointing else 0
     scale = shapes.parameters / MEASURED_PARAMETERS * work / MEASURED_WORK * PEAK_TFLOPS[MEASURED_CARD] / peak
     basis = f"scaled from 0.27 s per 300 tokens of Mistral 7B QLoRA on an {MEASURED_CARD}, by parameters"
-    return Duration(
-        tokens * MEASURED_SECONDS_PER_TOKEN * scale,
-        basis + ("" if peak == PEAK_TFLOPS[MEASURED_CARD] else " and by the cards' published peaks"),
-    )
+    by = [basis] if work == MEASURED_WORK else [basis, "by the work per token of this method and checkpointing"]
+    by += [] if peak == PEAK_TFLOPS[MEASURED_CARD] else ["by the cards' published peaks"]
+    return Duration(tokens * MEASURED_SECONDS_PER_TOKEN * scale, ", ".join(by[:-1]) + " and " * (len(by) > 1) + by[-1])
 
 
 def _peak(name: str) -> float | None:
-    return next((peak for words, peak in PEAK_TFLOPS.items() if words in name.upper()), None)
+    words = re.findall(r"\w+", name.upper())
+    return PEAK_TFLOPS.get(" ".join(word for word in words if not _SAYS_NOTHING.fullmatch(word)))
 
 
 def estimate_memory(config: Mapping[str, Any], *, method: str, batch_size: int, tokens: int, r: int = 16) -> int:

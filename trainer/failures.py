@@ -4,7 +4,7 @@ Libraries raise the same few things in many shapes, so this file knows their wor
 """
 
 import errno
-from pathlib import Path
+import re
 
 from registry.errors import Invalid, RegistryError, TrainingFailed
 
@@ -14,7 +14,7 @@ def explain(error: BaseException, phase: str) -> RegistryError:
     if isinstance(error, RegistryError):
         return error
     text = f"{type(error).__name__}: {error}"
-    if _is_disk_full(error, text):
+    if is_disk_full(error):
         return TrainingFailed(
             f"The disk is full (during {phase}); no adapter was kept.", hint="Free some space, then run the command again."
         )
@@ -36,7 +36,9 @@ def explain(error: BaseException, phase: str) -> RegistryError:
     return TrainingFailed(f"Training failed (during {phase}): {_first_line(error)}")
 
 
-def _is_disk_full(error: BaseException, text: str) -> bool:
+def is_disk_full(error: BaseException) -> bool:
+    """Whether this is the system's or a library's way to say that the disk, or the user's share of it, is full."""
+    text = f"{type(error).__name__}: {error}"
     codes = {errno.ENOSPC, errno.EDQUOT}
     # safetensors (Rust) wraps the system's error into its own: "I/O error: No space left on device (os error 28)"
     # and torch's file writer says only that a write failed, whatever the system said.
@@ -80,4 +82,13 @@ def _is_gpu_gone(text: str) -> bool:
 def _first_line(error: BaseException) -> str:
     """The first line of a library's message, short, and without this machine's folders."""
     line = (str(error).strip().splitlines() or [""])[0][:300]
-    return f"{type(error).__name__}: {line.replace(str(Path.home()), '~')}".rstrip(": ") + ("" if line.endswith(".") else ".")
+    return f"{type(error).__name__}: {without_folders(line)}".rstrip(": ") + ("" if line.endswith(".") else ".")
+
+
+# An absolute path of two or more names; the slashes of an address (https://...) or of a model's name (org/model) follow a letter, a colon or a slash.
+_PATH = re.compile(r"(?<![\w:/.~-])~?(?:/[^\s/'\"<>|:,;()]+)+(?=/[^\s/'\"<>|:,;()]+)")
+
+
+def without_folders(text: str) -> str:
+    """The text with every absolute path cut down to its last name: people far away read it, and this machine's folders are none of their business."""
+    return _PATH.sub("...", text)

@@ -94,6 +94,6 @@ def negative_log_likelihood(model: Any, example: Encoded) -> float:
     device = next(model.parameters()).device
     following = torch.tensor(example.labels[1:], device=device)  # the token at i is predicted from those before i
     at = (following != IGNORED).nonzero()[:, 0]
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode, whose tensors FSDP's hooks cannot gather into; the figures are the same
         logits = model(input_ids=torch.tensor([example.input_ids], device=device), use_cache=False, logits_to_keep=at).logits[0]
         return float(torch.nn.functional.cross_entropy(logits.float(), following[at], reduction="sum"))

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from registry.errors import Invalid, Unavailable
 from registry.manifest import digest
-from trainer import attention
+from trainer import attention, borrowed
 from trainer.bases import BaseSpec, file_digest, weights_digest
 from trainer.recipe import Recipe
 
@@ -102,14 +102,16 @@ def _key(base: BaseSpec, recipe: Recipe) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def fetch(base: BaseSpec) -> Path:
-    """The folder of the base's files; downloads a hub base at its pinned commit. Raises Unavailable."""
+def fetch(base: BaseSpec, work: Path | None = None) -> Path:
+    """The folder of the base's files; downloads a hub base at its pinned commit, and remembers it in the home that `work` lies in. Raises Unavailable."""
     if base.path is not None:
         return base.path
     from huggingface_hub import snapshot_download
 
+    home = borrowed.home_above(work) if work is not None else None
     try:
-        return Path(snapshot_download(base.repo, revision=base.revision, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED)))
+        with borrowed.fetching(home, base.repo, base.revision):
+            return Path(snapshot_download(base.repo, revision=base.revision, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED)))
     except OSError as error:
         if error.errno is not None:  # the disk's errors have a number, the hub's have none
             raise

@@ -6,7 +6,7 @@ read); the config is the registry's canonical form and names the registered base
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,22 @@ from trainer.spec import (
 
 
 def prepare_folder(out_dir: Path) -> Path:
-    """Make the folder of the files and take away a former result and its checkpoints, so that what is found there later is this run's. Raises OSError.
+    """Make the folder of the files and take away a former result, so that what is found there later is this run's. Raises OSError.
 
-    A saved state stays: the run may go on from it.
+    A saved state and the checkpoints stay: the run may go on from them. Which of them are its own is known once the state is read (`remove_others`).
     """
     (out_dir / RESULT_FILE).unlink(missing_ok=True)
     folder = out_dir / FILES_FOLDER
     for path in (folder, out_dir / CHECKPOINTS_FOLDER):
         path.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def remove_others(folder: Path, keep: Collection[str]) -> None:
+    """Remove the tensor files of a folder whose names are not in `keep`. Raises OSError."""
+    for path in folder.glob("*.safetensors"):
+        if path.name not in keep:
+            path.unlink(missing_ok=True)
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> FileEntry:

@@ -34,7 +34,9 @@ __all__ = [
     "detect_device",
     "estimate_memory",
     "require_fit",
+    "shared_batch",
     "usable_bytes",
+    "visible_cards",
 ]
 
 DEFAULT_GPU_BASE = "mistralai/Mistral-7B-Instruct-v0.3"
@@ -83,16 +85,25 @@ def detect_device(run: Runner = run_command) -> Device | None:
 
     CUDA_VISIBLE_DEVICES counts as it does for CUDA: empty or -1 hides them all, and a list ends at the first name that does not exist.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and visible.strip() in {"", "-1"}:
-        return None
-    rows = _cards(run)
-    if visible is not None:
-        rows = list(_visible(rows, [name.strip() for name in visible.split(",")]))
+    rows = _usable(run)
     if not rows:
         return None
     first = rows[0]
     return Device(first[2], int(first[3]), first[4], sum(row[2:4] == first[2:4] for row in rows), _capability(first[5:]))
+
+
+def visible_cards(run: Runner = run_command) -> list[tuple[str, str]]:
+    """(UUID, what CUDA_VISIBLE_DEVICES calls it) of every NVIDIA GPU that may be used, in their order. By its UUID CUDA and nvidia-smi mean the same card."""
+    return [(row[1], row[1]) if row[1].startswith("GPU-") else (row[0], row[0]) for row in _usable(run)]
+
+
+def _usable(run: Runner) -> list[list[str]]:
+    """The rows of the GPUs that CUDA_VISIBLE_DEVICES leaves."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return _cards(run)
+    names = [name.strip() for name in visible.split(",")]
+    return [] if names[0] in {"", "-1"} else list(_visible(_cards(run), names))
 
 
 def _cards(run: Runner) -> list[list[str]]:
@@ -249,12 +260,22 @@ def _changes(recipe: "Recipe", device: Device | None) -> Iterator[tuple[str, dic
         yield "--method qlora", {"method": "qlora"}
     processes = recipe.processes
     while device is not None and (processes := processes * 2) <= device.count:
-        accumulation = max(1, recipe.gradient_accumulation * recipe.processes // processes)
-        words = f'"processes": {processes} with "gradient_accumulation": {accumulation}'
-        yield words, {"processes": processes, "sharding": "fsdp", "gradient_accumulation": accumulation}
+        shared = shared_batch(recipe, processes)
+        words = f'"processes": {processes} with ' + " and ".join(f'"{name}": {value}' for name, value in shared.items())
+        yield words, {"processes": processes, "sharding": "fsdp", **shared}
 
 
-_KINDS = ("gradient_checkpointing", "batch_size", "optim", "method", "processes")  # each change has exactly one of these
+def shared_batch(recipe: "Recipe", processes: int) -> dict[str, Any]:
+    """How `processes` GPUs share what the recipe's optimizer steps see: fewer accumulated micro-batches first, then smaller ones.
+
+    The product of all three stays the same where it can be divided; otherwise it is the next multiple of `processes`.
+    """
+    each = -(-recipe.batch_size * recipe.gradient_accumulation * recipe.processes // processes)
+    size = next(n for n in range(min(recipe.batch_size, each), 0, -1) if each % n == 0)
+    return ({} if size == recipe.batch_size else {"batch_size": size}) | {"gradient_accumulation": each // size}
+
+
+_KINDS = ("gradient_checkpointing", "processes", "batch_size", "optim", "method")  # the first of these that a change has says what it is
 
 
 def _together(recipe: "Recipe", device: Device | None, fits: Callable[[Mapping[str, Any]], bool]) -> list[str]:
@@ -267,6 +288,8 @@ def _together(recipe: "Recipe", device: Device | None, fits: Callable[[Mapping[s
         ("method", "gradient_checkpointing", "batch_size", "processes"),
     ):
         changes = {key: value for kind in kinds for key, value in strongest.get(kind, {}).items()}
+        if "processes" in changes:
+            changes |= shared_batch(recipe.with_changes(**strongest.get("batch_size", {})), changes["processes"])
         if changes and fits(changes):
             return [_words(changes)]
     return []

@@ -21,13 +21,16 @@ from typing import Any, Self
 
 from registry import errors
 from registry.errors import Paused, RegistryError, TrainingFailed
+from trainer.cards import Cards, take_cards
 from trainer.child import child_environment
+from trainer.failures import without_folders
 from trainer.spec import TrainedAdapter, TrainSpec
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 LOG_FILE = "training.log"
 GRACE = 10.0  # seconds between asking the child to end and ending it
 SAVE_GRACE = 80.0  # seconds a child that was asked to stop has for its step and its state; systemd kills after 90 (TimeoutStopSec)
+PAUSED_CODES = (128 + signal.SIGTERM, -signal.SIGTERM)  # of a child that was asked to stop and did, with or without a handler of its own
 _WITH_REASONS = {errors.NotPromotable}
 _BY_CODE: dict[str, type[RegistryError]] = {
     kind.code: kind
@@ -48,7 +51,8 @@ def run_training(spec: TrainSpec, on_event: OnEvent) -> TrainedAdapter:
         path.write_text(json.dumps(spec.as_json()), encoding="utf-8")
         with (
             (spec.out_dir / LOG_FILE).open("wb") as log,
-            _child(_command(spec, path), _environment(spec), log) as child,
+            _cards_of(spec, on_event) as cards,
+            _child(_command(spec, path), {**_environment(spec), **cards.environment}, log) as child,
             _passing_on(child),
         ):
             last, reported = _follow(child, on_event)
@@ -86,6 +90,11 @@ def _command(spec: TrainSpec, path: Path) -> list[str]:
 
 def _environment(spec: TrainSpec) -> dict[str, str]:
     return child_environment(offline=spec.base.kind != "hub", devices=spec.recipe.processes)
+
+
+def _cards_of(spec: TrainSpec, on_event: OnEvent) -> Cards:
+    """The GPUs of a training, this process's alone where there are enough; none for a training on the CPU."""
+    return take_cards(spec.recipe.processes, on_event) if spec.recipe.device == "cuda" else Cards((), ())
 
 
 def _outcome(spec: TrainSpec, last: Mapping[str, Any] | None, reported: Mapping[str, Any] | None, code: int) -> TrainedAdapter:
@@ -167,8 +176,10 @@ def _as_error(event: Mapping[str, Any]) -> RegistryError:
     return kind(str(event.get("message")), event.get("hint"))
 
 
-def _died(code: int, last: Mapping[str, Any] | None, log: Path) -> TrainingFailed:
+def _died(code: int, last: Mapping[str, Any] | None, log: Path) -> RegistryError:
     when = _when(last)
+    if code in PAUSED_CODES:
+        return Paused(f"The training was stopped {when}.", hint="The same command begins again, or goes on from its last saved state.")
     if code == -signal.SIGKILL:
         return TrainingFailed(
             f"The training process was killed (signal 9) {when}; likely the machine ran out of memory. No adapter was kept.",
@@ -180,7 +191,8 @@ def _died(code: int, last: Mapping[str, Any] | None, log: Path) -> TrainingFaile
                 f"The training process was ended by {signal.Signals(-code).name} {when}. No adapter was kept.", hint="Run it again."
             )
     return TrainingFailed(
-        f"The training process ended {when} with exit code {code} and no word why. {_tail(log)}".strip(), hint=f"See {log}."
+        f"The training process ended {when} with exit code {code} and no word why. {_tail(log)}".strip(),
+        hint=f"See {log.name} in its work folder.",
     )
 
 
@@ -197,7 +209,7 @@ def _tail(log: Path) -> str:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         return ""
-    return f"Its last line: {lines[-1][:300]}" if lines else ""
+    return f"Its last line: {without_folders(lines[-1])[:300]}" if lines else ""
 
 
 @contextmanager
@@ -213,7 +225,8 @@ def _passing_on(child: "subprocess.Popen[str]") -> Iterator[None]:
     timers: list[threading.Timer] = []
 
     def pass_on(_number: int, _frame: FrameType | None) -> None:
-        timers.append(ask_to_stop(child))
+        if not timers:  # once is enough: the child is saving its state
+            timers.append(ask_to_stop(child))
 
     signal.signal(signal.SIGTERM, pass_on)
     try:
@@ -246,7 +259,12 @@ class WarmTrainer:
         self._child: subprocess.Popen[str] | None = None
         self._environment: Mapping[str, str] = {}
         self._done = 0
+        self._cards: Cards | None = None  # the GPU of the child; None until it trains on one
         self._training = threading.Lock()
+        self._asking = (
+            threading.RLock()
+        )  # held while somebody asks to stop, and while it is decided that nobody can ask this training any more
+        self._busy = False
         self._stopping: threading.Timer | None = None
 
     def train(self, spec: TrainSpec, on_event: OnEvent) -> TrainedAdapter:
@@ -255,15 +273,18 @@ class WarmTrainer:
             return run_training(spec, on_event)
         with self._training:
             spec.out_dir.mkdir(parents=True, exist_ok=True)
-            child = self._ready(spec)
-            sound = False
+            child = self._ready(spec, on_event)
+            sound, self._busy = False, True
             try:
                 last, reported = self._one(child, spec, on_event)
                 sound = reported is None or bool(reported.get("sound") and reported.get("code") != Paused.code)
                 return _outcome(spec, last, reported, 0 if reported is None and _is_done(last) else child.poll() or 0)
             finally:
                 self._done += 1
-                if not sound or self._done >= self.recycle_after or child.poll() is not None:
+                with self._asking:
+                    self._busy = False
+                # A child that was asked to stop ends, now or when it hears of it, also where its training was faster; the next one may not be hit by that.
+                if not sound or self._stopping is not None or self._done >= self.recycle_after or child.poll() is not None:
                     self._replace()
 
     def _one(
@@ -281,14 +302,16 @@ class WarmTrainer:
             child.wait()  # its output closed: it is dead or about to be
         return last, reported
 
-    def _ready(self, spec: TrainSpec) -> "subprocess.Popen[str]":
-        """The child, started when there is none or when this spec needs another environment (a hub's base is fetched, a local one never)."""
+    def _ready(self, spec: TrainSpec, on_event: OnEvent) -> "subprocess.Popen[str]":
+        """The child, started when there is none or when this spec needs another environment (a hub's base is fetched, a local one never; a GPU of its own)."""
         environment = _environment(spec)
-        if self._child is not None and (self._child.poll() is not None or environment != self._environment):
+        other = environment != self._environment or (spec.recipe.device == "cuda" and self._cards is None)
+        if self._child is not None and (self._child.poll() is not None or other):
             self._replace()
         if self._child is None:
+            cards = self._cards = _cards_of(spec, on_event) if spec.recipe.device == "cuda" else None
             with (spec.out_dir / LOG_FILE).open("wb") as log:
-                self._child = _start([*_TRAINER, "serve", "--parent-pipe"], environment, log)
+                self._child = _start([*_TRAINER, "serve", "--parent-pipe"], {**environment, **(cards.environment if cards else {})}, log)
             self._environment, self._done = environment, 0
         return self._child
 
@@ -299,12 +322,16 @@ class WarmTrainer:
             self._stopping = None
         if child is not None:
             _end(child)
+        if self._cards is not None:
+            self._cards.release()
+            self._cards = None
 
     def stop(self) -> None:
-        """Ask a running training to save its state and end: Paused is raised in `train`. Without one, nothing happens."""
-        child = self._child
-        if child is not None and child.poll() is None and self._training.locked():
-            self._stopping = ask_to_stop(child)
+        """Ask a running training to save its state and end: Paused is raised in `train`. Without one, or asked again, nothing happens."""
+        with self._asking:
+            child = self._child
+            if self._busy and self._stopping is None and child is not None and child.poll() is None:
+                self._stopping = ask_to_stop(child)
 
     def close(self) -> None:
         """End the child. A running training is asked to stop first."""

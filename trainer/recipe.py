@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_type_hints
 
-from registry.adapter_files.cards import BLOCK, base_card_from_config
+from registry.adapter_files.cards import BLOCK, BaseCard, base_card_from_config
+from registry.adapter_files.full_config import tuned_config
 from registry.errors import Invalid
 from registry.manifest import digest
 from registry.refs import DIGEST, nearest
@@ -115,6 +116,15 @@ class Recipe:
         return Recipe.from_json(self.as_json() | changes)
 
 
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise Invalid for a setting that no recipe has and for a value that it has on no base. Whether they fit each other is `make_recipe`'s to say."""
+    kinds = get_type_hints(Recipe)
+    for name, value in settings.items():
+        if name not in kinds:
+            _refuse_name(str(name), [f.name for f in fields(Recipe)])
+        _check_range(name, _typed(name, value, kinds[name]))
+
+
 # Settings of PEFT that people know and that are refused here, with the reason. vLLM 0.33 rejects each of these kinds (its peft_helper.py).
 _NOT_SERVED = "no serving engine this registry writes for can load it (vLLM 0.33 refuses it)"
 _UNSERVED: Mapping[str, str] = {
@@ -189,10 +199,8 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 
 def _check_ranges(recipe: Recipe) -> None:
-    for name, (low, high) in _RANGES.items():
-        value = getattr(recipe, name)
-        if value is not None and not low <= value <= high:
-            raise Invalid(f"The recipe's {name} lies between {low:g} and {high:g}; found {value!a}.")
+    for name in _RANGES:
+        _check_range(name, getattr(recipe, name))
     for holds, rule, found in _agreements(recipe):
         if not holds:
             raise Invalid(f"In a recipe, {rule}; found {found}.", hint="Change both settings together.")
@@ -200,6 +208,12 @@ def _check_ranges(recipe: Recipe) -> None:
         raise Invalid(
             f"The recipe's chat_template is {', '.join(PACKAGED)} or {BASE}, with its sha256; found {recipe.chat_template[:60]!a} and {recipe.chat_template_sha256[:80]!a}."
         )
+
+
+def _check_range(name: str, value: Any) -> None:
+    low, high = _RANGES.get(name, (0, 0))
+    if name in _RANGES and value is not None and not low <= value <= high:
+        raise Invalid(f"The recipe's {name} lies between {low:g} and {high:g}; found {value!a}.")
 
 
 def _agreements(recipe: Recipe) -> list[tuple[bool, str, str]]:
@@ -252,7 +266,8 @@ def modules_of(base: "BaseSpec", profile: str) -> tuple[str, ...]:
 def make_recipe(base: "BaseSpec", device: "Device | None", settings: Mapping[str, Any]) -> Recipe:
     """The default recipe for a base on a device, with some settings changed and what follows from them filled in.
 
-    A method brings its quantisation, a profile its modules, `packed` its length; what is said outright is never changed. Raises Invalid.
+    A method brings its quantisation, a profile its modules, `packed` its length; what is said outright is never changed. Raises Invalid, also for a full
+    fine-tune of an architecture that the gate cannot check.
     """
     given = dict(settings)
     values = default_recipe(base, device, given.get("method")).as_json() | _follow_ups(given, base)
@@ -262,23 +277,18 @@ def make_recipe(base: "BaseSpec", device: "Device | None", settings: Mapping[str
             f"The profile {recipe.targets} means {', '.join(modules_of(base, recipe.targets))} on {base.repo}; found {', '.join(recipe.target_modules)}.",
             hint="Leave target_modules out, or say targets: custom.",
         )
+    if recipe.method == "full":  # the gate could not check what comes out, and would say so only after the training
+        tuned_config(base_card_from_config(base.config or {}, base.repo, base.revision) or BaseCard(base.repo, base.revision), recipe.dtype)
     return recipe
 
 
 def _follow_ups(given: Mapping[str, Any], base: "BaseSpec") -> dict[str, Any]:
+    from trainer.choice import FULL
+
     method = given.get("method")
     follow: dict[str, Any] = {}
     if method == "full":
-        follow |= {"quantization": "none", "double_quantization": False, "learning_rate": FULL_LEARNING_RATE, "kept_checkpoints": 0}
-        follow |= {
-            "r": None,
-            "alpha": None,
-            "dropout": 0.0,
-            "targets": "none",
-            "target_modules": [],
-            "rslora": False,
-            "lora_plus_ratio": None,
-        }
+        follow |= {**FULL, "learning_rate": FULL_LEARNING_RATE, "kept_checkpoints": 0}
     elif method == "qlora":
         follow |= {"quantization": "nf4", "double_quantization": True}
     elif method == "lora":

@@ -18,6 +18,7 @@ import torch
 
 from registry.errors import Paused
 from registry.manifest import digest
+from trainer.child import hear_no_more
 from trainer.data import Encoded
 from trainer.environment import versions_of
 from trainer.sharded import Alone
@@ -34,6 +35,7 @@ class Stop:
         """Nobody said anything."""
         self._asked = threading.Event()
         self._saves = False
+        self._listens = False
 
     @property
     def asked(self) -> bool:
@@ -44,6 +46,7 @@ class Stop:
         """Stop at the next chance. Where a training is not in its steps, there is nothing to save, and it ends at once: raises Paused."""
         self._asked.set()
         if not self._saves:
+            self._end_listening()
             raise Paused(
                 "The training was stopped before or after its steps.",
                 hint="The same command begins again, or goes on from its last saved state.",
@@ -55,15 +58,24 @@ class Stop:
 
     def listen(self) -> None:
         """From now on a SIGTERM to this process asks to stop. Main thread only."""
+        self._listens = True
         signal.signal(signal.SIGTERM, lambda _number, _frame: self.ask())
+
+    def _end_listening(self) -> None:
+        """A process that ends with Paused may not be asked again while it says so: that would end it in the middle of the sentence."""
+        if self._listens:
+            hear_no_more()
 
     def __enter__(self) -> Self:
         """Inside, stopping waits until it is asked for with `requested`."""
         self._saves = True
         return self
 
-    def __exit__(self, *_raised: object) -> None:
-        """A wish that came too late to be seen is forgotten with the training that it meant."""
+    def __exit__(self, kind: type[BaseException] | None, *_raised: object) -> None:
+        """A wish that came too late to be seen is forgotten with the training that it meant: it may not end the next one of this process."""
+        if kind is not None and issubclass(kind, Paused):
+            self._end_listening()
+        self._asked.clear()
         self._saves = False
 
 
@@ -77,7 +89,10 @@ class State:
         self.fingerprint = fingerprint(spec, examples, weights_sha256)
 
     def save(self, model: Any, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]) -> None:
-        """Write the trained weights, the optimizer, the random numbers and `progress` (plain JSON). Raises OSError."""
+        """Write the trained weights, the optimizer, the random numbers and `progress` (plain JSON). Where that fails, the state before it stays.
+
+        Raises OSError, or torch's RuntimeError for a write that failed.
+        """
         content = {
             "fingerprint": self.fingerprint,
             "progress": json.dumps(progress),
@@ -92,11 +107,15 @@ class State:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         part = self.folder / (STATE_FILE + ".part")
-        with part.open("wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.folder / STATE_FILE)
+        try:
+            with part.open("wb") as file:
+                torch.save(dict(content), file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self.folder / STATE_FILE)
+        except BaseException:  # what is half written would keep a full disk full
+            part.unlink(missing_ok=True)
+            raise
 
     def load(self, model: Any, optimizer: torch.optim.Optimizer, usable: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any] | None:
         """Put a saved state back and return its progress; None where there is none, one of another training, or one whose progress is not `usable`."""

@@ -24,11 +24,12 @@ from trainer.bases import file_digest
 from trainer.data import Encoded, encode_all, recipe_template
 from trainer.environment import capture
 from trainer.examples import read_dataset
+from trainer.failures import is_disk_full
 from trainer.heldout import Measured, canary_examples, canary_rows, heldout_rows, measure_one
 from trainer.loading import Bases, Borrowed, fetch, load_tokenizer, quantization
 from trainer.loop import Done, Row, lay_out, learning_rate, make_optimizer, set_learning_rate, train_step
 from trainer.memory import peak_memory, reset_peak_memory
-from trainer.output import prepare_folder, write_adapter, write_full, write_result, write_whole, write_with
+from trainer.output import prepare_folder, remove_others, write_adapter, write_full, write_result, write_whole, write_with
 from trainer.packing import Schedule, Step, kept_steps
 from trainer.recipe import Recipe
 from trainer.sharded import team
@@ -104,7 +105,7 @@ def train(
 def _prepare(spec: TrainSpec) -> Prepared:
     recipe = spec.recipe
     conversations = read_dataset(spec.dataset_dir)
-    source = fetch(spec.base)
+    source = fetch(spec.base, spec.out_dir)
     tokenizer = load_tokenizer(source)
     template = recipe_template(recipe, tokenizer)
     measured = conversations.heldout[: recipe.heldout_max_examples]
@@ -155,6 +156,7 @@ class Run:
         self.checkpoints: list[Checkpoint] = []
         self.trained_tokens = 0
         self.seconds = 0.0
+        self.told_of_disk = False
 
     def all(self, folder: Path) -> TrainedAdapter:
         """Prepare, train, save, measure, write the result, and give the base back."""
@@ -201,16 +203,30 @@ class Run:
 
     def _train(self, model: Any, optimizer: torch.optim.Optimizer, state: State) -> None:
         done = self._go_on(state.load(model, optimizer, self._kept_is_there))
+        if self.team.rank == 0:
+            remove_others(self.spec.out_dir / CHECKPOINTS_FOLDER, {c.file.path for c in self.checkpoints})
         clock = Clock(self.spec.drive.save_state_every)
         for number in range(done + 1, self.schedule.steps + 1):
             if self.team.total(self.stop.requested(self.spec.drive)):  # where one is to stop, all do
                 raise self._pause(model, optimizer, state, number - 1)
             self._one(model, optimizer, self.schedule.step(number))
             if self.team.total(clock.due()):
-                state.save(model, optimizer, self._so_far())
+                self._save_if_it_fits(model, optimizer, state)
                 clock.wrote()
         if self.team.total(clock.every > 0 and time.monotonic() - clock.last >= min(clock.every, FINAL_STATE_AFTER)):
+            self._save_if_it_fits(model, optimizer, state)
+
+    def _save_if_it_fits(self, model: Any, optimizer: torch.optim.Optimizer, state: State) -> None:
+        """Save the state in case of a kill. A disk too full for it is no reason to end a training whose result may well fit; it is told once."""
+        try:
             state.save(model, optimizer, self._so_far())
+        except (OSError, RuntimeError) as error:
+            if not is_disk_full(error):
+                raise
+            if not self.told_of_disk:
+                words = "The disk is too full for the training's state; the training goes on, but after a kill it would begin again or further back."
+                self.progress({"event": "warning", "message": words})
+            self.told_of_disk = True
 
     def _one(self, model: Any, optimizer: torch.optim.Optimizer, step: Step) -> None:
         started = time.monotonic()
@@ -299,14 +315,29 @@ class Run:
 
     def _measure_before(self) -> Measured:
         """The base's own figures, where the training will leave nothing of it to measure later."""
-        with self.phase("base_evaluation"):
+        with self.phase("base_evaluation"), self._as_saved(self.base.model):
             return measure_one(self.base.model.eval(), self.data.heldout, self.fixed, self._on_step)
+
+    @contextmanager
+    def _as_saved(self, model: Any) -> Iterator[None]:
+        """Inside, the weights of a full fine-tune have the dtype that they are saved and served in; afterwards they are as before.
+
+        Base and result are both measured so, because their difference is what promotion is decided by. Buffers, such as the rotary frequencies, stay in 32 bits,
+        as a model that is loaded in that dtype has them. Sharded weights are measured as they are trained, before and after.
+        """
+        dtype = getattr(torch, self.recipe.dtype)
+        parameters = [p for p in model.parameters() if p.dtype != dtype] if self.team.size == 1 else []
+        exact = [_rounded(p, dtype) for p in parameters]
+        try:
+            yield
+        finally:
+            for parameter, value in zip(parameters, exact, strict=True):
+                parameter.data = parameter.data.float() if value is None else value
 
     def _measure(self, model: Any, before: Measured | None) -> tuple[Measured, Measured]:
         if before is not None:
-            if self.team.size == 1:
-                model.to(getattr(torch, self.recipe.dtype))  # what was saved is what is measured
-            return measure_one(model, self.data.heldout, self.fixed, self._on_step), before
+            with self._as_saved(model):
+                return measure_one(model, self.data.heldout, self.fixed, self._on_step), before
         ours = measure_one(model, self.data.heldout, self.fixed, self._on_step)
         return ours, measure_one(model, self.data.heldout, self.fixed, self._on_step, with_adapter=False)
 
@@ -361,3 +392,9 @@ class Run:
             "trained_tokens_in_all": self.trained_tokens,
             "peak_memory_bytes": peak_memory(self.recipe),
         }
+
+
+def _rounded(parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
+    """Take a parameter to a narrower dtype. Returns its exact value, or None where nothing was lost: a base that was published in 16 bits costs no copy."""
+    value, parameter.data = parameter.data, parameter.data.to(dtype)
+    return None if torch.equal(parameter.data.float(), value) else value

@@ -1,10 +1,12 @@
 """From what a person asks for to orders: which advisors can be built, with which settings, and which words must be acknowledged before.
 
-Everything that can be refused is refused here, before anything is queued: a worker may be hours away. Nothing is written.
+Whatever of an order can be judged without its base and the worker's GPU is judged here, before anything is queued: a worker may be hours away. Orders that
+came over HTTP, where the trainer is not at hand, are judged by the worker before their first step. Nothing is written.
 """
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import exists, select
@@ -43,6 +45,20 @@ def config_of(order: BuildOrder) -> "PipelineConfig":
     return config
 
 
+def check_recipe(order: BuildOrder, home: Path) -> None:
+    """Raise Invalid for a setting or a value that no recipe has and, where the base is the built-in one and at hand, for a recipe that could not train.
+
+    Another base's shapes, and the worker's GPU, are known to the worker alone; it checks the rest.
+    """
+    from trainer.recipe import check_settings, make_recipe
+
+    check_settings(order.recipe)
+    if order.base == "tiny" and any((home / "bases").glob("*/config.json")):
+        from trainer.bases import resolve_base
+
+        make_recipe(resolve_base("tiny", home), None, order.recipe)
+
+
 def terms_of(order: BuildOrder) -> str | None:
     """The provider's words that must be acknowledged before this order; None where it asks nobody for anything."""
     if order.examples is None or order.dataset is not None:
@@ -63,7 +79,11 @@ def with_terms(order: BuildOrder, terms: str | None) -> BuildOrder:
 
 
 def checked(db: Database, order: BuildOrder) -> BuildOrder:
-    """The order with the advisor's slug. Raises NotFound, Gone or Invalid: no such advisor, retired, nothing to train on, a base that is no name."""
+    """The order with the advisor's slug. Raises NotFound, Gone or Invalid: no such advisor, retired, nothing to train on, settings that nothing has."""
+    from trainer.recipe import check_settings
+
+    check_settings(order.recipe)
+    config_of(order)
     with db.read() as session:
         advisor = advisors.get_active(session, order.advisor)
         has_data = session.scalar(select(exists().where(Dataset.advisor_id == advisor.id)))

@@ -6,7 +6,7 @@ DBOS, of queues or of other workers; `Tools.check` says whether this process may
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -14,10 +14,11 @@ from sqlalchemy import select
 from registry import advisors, datasets, evaluations, events, promotion, versions
 from registry.artifacts import ArtifactStore, Verifies
 from registry.db import Database
-from registry.errors import Conflict, Invalid, NotPromotable
+from registry.errors import Conflict, Invalid, NotPromotable, Stale
 from registry.job_queue import BuildOrder
 from registry.models import Advisor, Event
 from registry.settings import Settings
+from trainer.spec import Drive
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -47,12 +48,17 @@ class Tools:
     trains: "Trains"
     say: Say
     check: Callable[[], None]
+    drive: Drive = field(default_factory=Drive)
 
 
 def run(tools: Tools, name: str, job: str, order: BuildOrder, done: Mapping[str, Facts]) -> dict[str, Any]:
-    """Run a step. Raises the RegistryError of what it calls, or Interrupted."""
+    """Run a step. Raises the RegistryError of what it calls, or Interrupted, also where it failed while this process was letting go of the job."""
     tools.check()
-    result = _STAGES[name](tools, job, order, done)
+    try:
+        result = _STAGES[name](tools, job, order, done)
+    except Exception:
+        tools.check()
+        raise
     tools.check()
     return result
 
@@ -131,7 +137,7 @@ def train(tools: Tools, job: str, order: BuildOrder, done: Mapping[str, Facts]) 
             tools.check()
         tools.say("train", event)
 
-    request = Request(order.advisor, done["curate"]["dataset"], order.base, order.recipe, order.seed, order.force, job)
+    request = Request(order.advisor, done["curate"]["dataset"], order.base, order.recipe, order.seed, order.force, job, tools.drive)
     made = training(tools.db, tools.store, tools.settings.home, request, actor=order.actor, on_event=on_event, trains=tools.trains)
     version = made.version
     return {"version": version.number, "digest": version.digest, "base": version.base_model.repo, "created": made.created}
@@ -167,6 +173,8 @@ def promote(tools: Tools, job: str, order: BuildOrder, done: Mapping[str, Facts]
             return _promoted(tools, job, order, done)
         except NotPromotable as error:  # a source was withdrawn meanwhile, or a file does not verify
             return _told(tools, job, order, done, error.reasons)
+        except Stale as error:  # another build or a person was faster, and the gate did not see that
+            return _told(tools, job, order, done, [error.message])
     return _told(tools, job, order, done, done["gate"]["reasons"])
 
 
@@ -187,13 +195,22 @@ def finished_by(session: "Session", advisor: Advisor, job: str) -> dict[str, Any
 
 def _promoted(tools: Tools, job: str, order: BuildOrder, done: Mapping[str, Facts]) -> dict[str, Any]:
     ref = f"{order.advisor}@{done['train']['version']}"
+    expected = promotion.Expected(**done["gate"]["found"]) if "found" in done["gate"] else None  # a gate of an older release did not say
     ended: list[dict[str, Any]] = []
 
     def act(session: "Session", store: Verifies, rehearsal: bool) -> "Move":
         advisor = advisors.get_active(session, order.advisor, lock=not rehearsal)
         version = versions.resolve(session, ref)
         moved = promotion.promote(
-            session, store, version, actor=order.actor, alias=order.alias, reason=f"built by {job}", job=job, dry_run=rehearsal
+            session,
+            store,
+            version,
+            actor=order.actor,
+            alias=order.alias,
+            reason=f"built by {job}",
+            expected=expected,
+            job=job,
+            dry_run=rehearsal,
         )
         if not rehearsal:
             ended.append(_tell(session, advisor, job, order, done, []))

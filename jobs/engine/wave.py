@@ -1,19 +1,24 @@
 """Many builds at once, and what became of each. One advisor's failure stops no other: neither at ordering nor at building.
 
-A report is computed from the queue and the board at any moment; `save` keeps it on the board, under the wave's own name, as a line of kind 'wave'.
+A report is computed from the queue and the board at any moment; `save` keeps it on the board, under the wave's own name, as lines of kind 'wave', each
+within what a line may weigh. A reason is told in its first 500 characters; the job's own lines have the whole of it.
 """
 
 import datetime as dt
+import json
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from registry.errors import RegistryError
+from registry.job_board import MAX_BODY, Line
 from registry.job_queue import BuildOrder, JobQueue, JobStatus
 
 REPORT_FORMAT = "wave/1"
+MAX_REASON = 500  # characters of one reason: a sentence or three
 _PAGE = 200
+_ROOM = MAX_BODY - 4096  # bytes of fates in one line; the rest is for the report's own figures
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def start(queue: JobQueue, name: str, slugs: Iterable[str], order_of: Callable[[
         try:
             jobs[slug] = queue.enqueue(order_of(slug), place)
         except RegistryError as error:
-            refused.append(Fate(slug, None, "refused", None, None, (f"{error.message} {error.hint or ''}".strip(),), None))
+            refused.append(Fate(slug, None, "refused", None, None, _short((f"{error.message} {error.hint or ''}".strip(),)), None))
             queue.board.progress(name, "refused", asdict(refused[-1]))
     return Wave(name, jobs, tuple(refused))
 
@@ -69,7 +74,7 @@ def statuses(queue: JobQueue, name: str) -> list[JobStatus]:
 def report(queue: JobQueue, name: str) -> dict[str, Any]:
     """{"format", "wave", "counts" by state, "seconds" from the first order to the last end, "advisors": one Fate each}."""
     found = statuses(queue, name)
-    refused = [Fate(**{**line.body, "why": tuple(line.body["why"])}) for line in queue.board.since(name, 0) if line.kind == "refused"]
+    refused = [Fate(**{**line.body, "why": tuple(line.body["why"])}) for line in _lines(queue, name) if line.kind == "refused"]
     fates = [*map(fate_of, found), *refused]
     counts: dict[str, int] = {}
     for fate in fates:
@@ -79,12 +84,23 @@ def report(queue: JobQueue, name: str) -> dict[str, Any]:
     return {"format": REPORT_FORMAT, "wave": name, "counts": counts, "seconds": seconds, "advisors": [asdict(f) for f in fates]}
 
 
+def _lines(queue: JobQueue, name: str) -> Iterator[Line]:
+    after = 0
+    while page := queue.board.since(name, after):
+        yield from page
+        after = page[-1].seq
+
+
+def _short(reasons: Iterable[str]) -> tuple[str, ...]:
+    return tuple(reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON - 3]}..." for reason in reasons)
+
+
 def fate_of(status: JobStatus) -> Fate:
     """What happened to one job."""
     result = status.result or {}
     version = (result.get("train") or {}).get("version")
     ended = result.get("promote") or {}
-    why = (status.error,) if status.error else tuple(ended.get("reasons") or ())
+    why = _short((status.error,) if status.error else ended.get("reasons") or ())
     begun, over = status.started_at, status.finished_at
     seconds = round((over - begun).total_seconds(), 1) if begun and over else None
     return Fate(status.row.advisor, status.job, status.state, version, ended.get("promoted"), why, seconds)
@@ -92,7 +108,20 @@ def fate_of(status: JobStatus) -> Fate:
 
 def save(queue: JobQueue, made: Mapping[str, Any]) -> None:
     """Keep a report on the board; a large wave in several lines."""
-    fates: Sequence[Any] = made["advisors"]
-    parts = [fates[i : i + 50] for i in range(0, len(fates), 50)] or [[]]
+    parts = list(_parts(made["advisors"]))
     for number, part in enumerate(parts, 1):
-        queue.board.progress(str(made["wave"]), "wave", {**made, "part": number, "parts": len(parts), "advisors": list(part)})
+        queue.board.progress(str(made["wave"]), "wave", {**made, "part": number, "parts": len(parts), "advisors": part})
+
+
+def _parts(fates: Iterable[Any]) -> Iterator[list[Any]]:
+    """The fates in portions that fit into a line; one portion at least."""
+    part: list[Any] = []
+    weight = 0
+    for fate in fates:
+        size = len(json.dumps(fate)) + 2
+        if part and weight + size > _ROOM:
+            yield part
+            part, weight = [], 0
+        part.append(fate)
+        weight += size
+    yield part

@@ -2,17 +2,17 @@
 
 Rules:
 - Its row in the heartbeat table is there before it asks for the first job. Others take its jobs when it has been silent for `Pace.dead_s`.
-- Before a step acts and after it acted, before each training event and before registering, `check` looks at the clock: after a silence that long it asks
-  the table first, and where its row was taken it stands down: it lets go of everything, records nothing, and ends; whoever runs it starts it anew.
+- Before a step acts and after it acted, before a training and before registering what it made, `check` looks at the clock: after half of that silence it
+  asks the table first, and where its row was taken it stands down: it lets go of everything, records nothing, and ends; whoever runs it starts it anew.
+- Beating, looking for cancelled jobs and reaping are threads of their own: no error ends one of them, and one that waits for the database holds up no other.
 - Two jobs at a time, one training at a time: while one trains, the next is curated, planned and exported.
 - Asked to leave, it stops taking jobs, pauses the training (its state is saved), puts its jobs back into the queue, and forgets its row.
-- A cancelled job's training is stopped; nothing of it is registered.
+- A cancelled job's training is stopped; nothing of it is registered. Its next attempt begins when the old one has let go.
+- What a job says is read by everybody who may read its advisor: paths of this machine and the worker's full name are left out of it.
 DBOS is one to a process, so there is one running Worker to a process.
 """
 
 import logging
-import os
-import platform
 import threading
 import time
 import traceback
@@ -20,23 +20,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from dbos import DBOS
 
-from jobs.engine import reaper, workflow
-from jobs.engine.pace import PREFETCH, Pace, new_executor
+from jobs.engine import processes, reaper, workflow
+from jobs.engine.pace import PREFETCH, Pace, neutral, new_executor
 from jobs.engine.stages import Interrupted, Tools
 from registry.artifacts import ArtifactStore
 from registry.db import Database
-from registry.errors import Paused, RegistryError
-from registry.job_board import JobBoard
-from registry.job_queue import APP_VERSION, BuildOrder, JobQueue
+from registry.errors import Paused, RegistryError, Unavailable, told_outside
+from registry.job_board import WorkerRow
+from registry.job_queue import APP_VERSION, BuildOrder, JobQueue, in_words
 from registry.settings import Settings
 from trainer.process import OnEvent
-from trainer.spec import TrainedAdapter, TrainSpec
+from trainer.spec import Drive, TrainedAdapter, TrainSpec
 
 Facts = Mapping[str, Any]
+_Result = TypeVar("_Result")
 OnLine = Callable[[str, str, Facts], None]
 LOST = "its row was taken by another worker"
 _CLAIM_S = 10.0  # seconds that a claim of DBOS's may take at most; DBOS itself waits as long for the same threads
@@ -87,7 +89,8 @@ class Worker:
         self._settings, self._db, self._store, self._trainer = settings, db, store, trainer
         self._queues = list(queues)
         self._on_line = on_line or (lambda _job, _kind, _body: None)
-        self._board = JobBoard.open(settings.home, settings.database)
+        self._jobs = JobQueue.open(settings.home, settings.database)  # its client gives up where DBOS's own connection would wait for ever
+        self._board = self._jobs.board
         self._wishes = Wishes()
         self._running: dict[str, str] = {}
         self._admitted: set[str] = set()
@@ -102,6 +105,7 @@ class Worker:
         self._over = threading.Event()
         self._why = ""
         self._beat_at = 0.0
+        self._trouble = ""  # the last thing that nobody foresaw, so that it is not printed with every beat
 
     # ---- The life of a worker --------------------------------------------------------------------------------------------------------------
 
@@ -112,12 +116,13 @@ class Worker:
         self._beat_at = _now()
         try:
             self._launch()
-            self._reap()
-            threads = [threading.Thread(target=work, daemon=True) for work in (self._beats, self._reaps)]
+            self._safely(self._reap)
+            loops = ((self._over, self._beat), (self._over, self._look_for_cancelled), (self._leaving, self._reap))
+            threads = [threading.Thread(target=self._repeat, args=loop, daemon=True) for loop in loops]
             for thread in threads:
                 thread.start()
             while not self._leaving.wait(self.pace.poll_s):
-                reason = self._wish()
+                reason = self._safely(self._wish)
                 if reason:
                     self.ask(reason)
             self._let_go()
@@ -133,7 +138,7 @@ class Worker:
             if self._why != LOST:
                 with suppress(RegistryError):
                     self._board.retire(self.executor)
-            self._board.dispose()
+            self._jobs.dispose()
         return self._why
 
     def ask(self, why: str) -> None:
@@ -151,14 +156,10 @@ class Worker:
 
     def _register_queues(self) -> None:
         """Through the client, before the launch: DBOS looks for new queues only once a second. Raises Unavailable where `registry init` was not run."""
-        jobs = JobQueue.open(self._settings.home, self._settings.database)
-        try:
-            for queue in self._queues:
-                jobs.client.register_queue(
-                    queue, worker_concurrency=PREFETCH, polling_interval_sec=self.pace.poll_s, on_conflict="always_update"
-                )
-        finally:
-            jobs.dispose()
+        for queue in self._queues:
+            self._jobs.client.register_queue(
+                queue, worker_concurrency=PREFETCH, polling_interval_sec=self.pace.poll_s, on_conflict="always_update"
+            )
 
     def _wish(self) -> str | None:
         wishes = self._wishes
@@ -175,9 +176,18 @@ class Worker:
         return None
 
     def _waiting(self) -> bool:
-        """Whether anything waits in our queues, or was just given to us."""
-        found = DBOS.list_workflows(status=["ENQUEUED", "PENDING"], queue_name=self._queues, load_input=False, load_output=False)
-        return any(w.status == "ENQUEUED" or w.executor_id == self.executor for w in found)
+        """Whether anything waits in our queues, was just given to us, or will soon wait again because its worker died."""
+        found = self._jobs.client.list_workflows(
+            status=["ENQUEUED", "PENDING"], queue_name=self._queues, load_input=False, load_output=False
+        )
+        if any(w.status == "ENQUEUED" or w.executor_id == self.executor for w in found):
+            return True
+        rows = {row.executor: row for row in self._board.workers()} if found else {}
+        return any(self._dying(rows.get(w.executor_id or "")) for w in found)
+
+    def _dying(self, row: WorkerRow | None) -> bool:
+        """Whether a worker is dead, or silent for so long that it may be."""
+        return row is None or row.age_s > 2 * self.pace.beat_s or processes.gone(row.facts)
 
     def _let_go(self) -> None:
         """Stop taking jobs, stop what runs, and put what is not finished back, unless it is others' already."""
@@ -188,17 +198,29 @@ class Worker:
             time.sleep(min(0.05, self.pace.poll_s))
         self.stuck = bool(self._running)
         if self._why != LOST:
-            reaper.hand_back([self.executor])
+            # In a thread: without its database DBOS would wait for ever; then our jobs are handed back by whoever finds us dead.
+            back = threading.Thread(target=self._safely, args=(partial(reaper.hand_back, [self.executor]),), daemon=True)
+            back.start()
+            back.join(max(self.pace.grace_s, _CLAIM_S))
 
     # ---- Heartbeat and reaper --------------------------------------------------------------------------------------------------------------
 
-    def _beats(self) -> None:
-        while not self._over.wait(self.pace.beat_s):
-            with suppress(
-                RegistryError
-            ):  # a database that does not answer: the next beat may reach it, and `check` asks before anything is done
-                self._beat()
-                self._look_for_cancelled()
+    def _repeat(self, until: threading.Event, act: Callable[[], object]) -> None:
+        while not until.wait(self.pace.beat_s):
+            self._safely(act)
+
+    def _safely(self, act: Callable[[], _Result]) -> _Result | None:
+        """Do something that the next beat does again: a database that does not answer ends no thread, and `check` asks before anything is done."""
+        try:
+            with in_words():
+                return act()
+        except RegistryError:
+            return None
+        except Exception as error:  # noqa: BLE001  # whatever it is: without its heartbeat the whole worker would be lost
+            if self._trouble != (words := f"{type(error).__name__}: {error}"):
+                self._trouble = words
+                traceback.print_exception(error)
+            return None
 
     def _beat(self) -> bool:
         begun = _now()
@@ -209,31 +231,26 @@ class Worker:
             self.ask(LOST)
         return alive
 
-    def _reaps(self) -> None:
-        while not self._leaving.wait(self.pace.beat_s):
-            self._reap()
-
     def _reap(self) -> None:
-        with suppress(RegistryError):  # a database that does not answer; the dead stay dead
-            for executor in reaper.reap(self._board, self.pace.dead_s, self.executor):
-                self._on_line("", "reaped", {"executor": executor})
+        for executor in reaper.reap(self._jobs, self.pace.dead_s, self.executor):
+            self._on_line("", "reaped", {"executor": executor})
 
     def _look_for_cancelled(self) -> None:
         jobs = list(self._running)
         if not jobs:
             return
-        found = DBOS.list_workflows(workflow_ids=jobs, status="CANCELLED", load_input=False, load_output=False)
-        self._cancelled |= {w.workflow_id for w in found}
-        if self._training in self._cancelled:
-            self._stop_training()
+        found = self._jobs.client.list_workflows(workflow_ids=jobs, status="CANCELLED", load_input=False, load_output=False)
+        for workflow_id in (w.workflow_id for w in found):
+            self._cancelled.add(workflow_id)
+            self._stop_training(workflow_id)
 
     def _facts(self) -> dict[str, Any]:
         return {
-            "host": platform.node(),
-            "pid": os.getpid(),
+            **processes.myself(),
             "queues": self._queues,
             "base": self._base,
             "program": APP_VERSION,
+            "dead_s": self.pace.dead_s,
             "jobs": dict(self._running),
         }
 
@@ -243,42 +260,73 @@ class Worker:
     def working(self, job: str) -> Iterator[None]:
         """The job runs here for as long as this lasts."""
         self._admit(job)
-        self._cancelled.discard(job)
-        self._running[job] = ""
         try:
             yield
         finally:
             self._running.pop(job, None)
 
     def _admit(self, job: str) -> None:
+        while not self._enter(job):
+            # One job too many was fetched; it goes back when we leave. Or an earlier attempt of the same job still lets go.
+            if self._leaving.wait(self.pace.poll_s):
+                raise Interrupted("fetched, but not begun")
+
+    def _enter(self, job: str) -> bool:
         most = self._wishes.max_jobs
         with self._state:
-            if most is None or len(self._admitted | {job}) <= most:
+            old = job in self._running
+            if not old and (most is None or len(self._admitted | {job}) <= most):
                 self._admitted.add(job)
-                return
-        self._leaving.wait()  # one job too many was fetched; it goes back when we leave
-        raise Interrupted("fetched, but not begun")
+                self._cancelled.discard(job)
+                self._running[job] = ""
+                return True
+            if old:  # it was cancelled and retried, maybe between two looks: the attempt before is nobody's any more
+                self._cancelled.add(job)
+        if old:
+            self._stop_training(job)
+        return False
+
+    def ordered(self, job: str) -> Mapping[str, Any] | None:
+        """The order as it was put down on the board, where a worker's role may not change it; None where nobody put it down. Waits for the database."""
+        while True:
+            try:
+                row = self._board.find_job(job)
+            except Unavailable:
+                if self._leaving.wait(self.pace.beat_s):
+                    raise Interrupted(f"let go: {self._why}") from None
+            else:
+                return None if row is None else row.order
 
     def tools(self, job: str, _order: BuildOrder) -> Tools:
         """What the steps of this job work with."""
-        return Tools(self._settings, self._db, self._store, partial(self._train, job), partial(self._say, job), partial(self._check, job))
+        train, say, check = partial(self._train, job), partial(self._say, job), partial(self._check, job)
+        return Tools(self._settings, self._db, self._store, train, say, check, Drive(self.pace.save_s))
 
     def began(self, job: str, step: str) -> None:
         """A step begins."""
         self._running[job] = step
-        self._line(job, "step", {"step": step, "state": "began", "executor": self.executor})
+        self._line(job, "step", {"step": step, "state": "began", "executor": neutral(self.executor)})
 
     def ended(self, job: str, step: str, result: Facts, seconds: float) -> None:
         """A step ended and is about to be recorded."""
-        self._line(job, "step", {"step": step, "state": "done", "executor": self.executor, "seconds": round(seconds, 3), "result": result})
+        told = {"step": step, "state": "done", "executor": neutral(self.executor), "seconds": round(seconds, 3), "result": result}
+        self._line(job, "step", told)
 
-    def failed(self, job: str, step: str, error: Exception) -> None:
-        """A step failed, and with it the job."""
-        known = isinstance(error, RegistryError)
-        words = str(error) if known else f"unforeseen: {type(error).__name__}: {error}"
-        if not known:
+    def failed(self, job: str, step: str, error: Exception) -> Exception:
+        """A step failed, and with it the job. Returns the error to record, without this machine's paths."""
+        if isinstance(error, RegistryError):
+            recorded, hint = error, error.hint and self._without_paths(error.hint)
+        else:
             traceback.print_exception(error)
-        self._line(job, "failed", {"step": step, "message": words[:4000], "hint": error.hint if isinstance(error, RegistryError) else None})
+            recorded, hint = RegistryError(told_outside(error)), None
+        words = self._without_paths(recorded.message)
+        self._line(job, "failed", {"step": step, "message": words[:4000], "hint": hint})
+        return error if words == str(error) else RegistryError(words, hint)
+
+    def _without_paths(self, text: str) -> str:
+        for folder, word in ((self._settings.home.resolve(), "<home>"), (self._settings.home, "<home>"), (Path.home(), "~")):
+            text = text.replace(str(folder), word) if len(folder.parts) > 1 else text
+        return text
 
     def _check(self, job: str) -> None:
         if self._leaving.is_set():
@@ -298,30 +346,34 @@ class Worker:
             self._check(job)
         try:
             self._check(job)
-            self._training, self._base, self._heard, self._told = job, spec.base.repo, False, False
+            with self._state:
+                self._training, self._base, self._heard, self._told = job, spec.base.repo, False, False
             return self._trainer.train(spec, partial(self._hear, job, on_event))
-        except Paused:
-            self._look_for_cancelled()
-            self._check(job)
+        except RegistryError as error:
+            if isinstance(error, Paused):
+                self._safely(self._look_for_cancelled)
+            self._check(job)  # who lets go of a job does not record how its training ended
             raise
         finally:
-            self._training = None
+            with self._state:
+                self._training = None
             self._turn.release()
 
     def _hear(self, job: str, on_event: OnEvent, event: Facts) -> None:
         self._heard = True
         if self._leaving.is_set() or job in self._cancelled:
-            self._stop_training()
+            self._stop_training(job)
         if event.get("event") != "phase":  # whoever gets a phase may let go of the job, and here the training saves its state first
             on_event(event)
         else:
             self._say(job, "train", event)
 
-    def _stop_training(self) -> None:
-        """Ask the training to save its state and end, once; before its first word there is nobody to ask, and `_hear` does it then."""
-        if self._training is not None and self._heard and not self._told:
-            self._told = True
-            self._trainer.stop()
+    def _stop_training(self, job: str | None = None) -> None:
+        """Ask the training (of this job) to save its state and end, once; before its first word there is nobody to ask, and `_hear` does it then."""
+        with self._state:  # so that it does not become another job's training meanwhile
+            if self._training is not None and job in (None, self._training) and self._heard and not self._told:
+                self._told = True
+                self._trainer.stop()
 
     def _say(self, job: str, kind: str, body: Facts) -> None:
         if body.get("event") == "step" and body.get("step") != body.get("of"):
@@ -333,7 +385,7 @@ class Worker:
     def _line(self, job: str, kind: str, body: Facts) -> None:
         self._on_line(job, kind, body)
         with suppress(RegistryError):  # a line that cannot be written is no reason to lose a training
-            self._board.progress(job, kind, body)
+            self._board.progress(job, kind, {k: self._without_paths(v) if isinstance(v, str) else v for k, v in body.items()})
 
 
 def _now() -> float:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
 from jobs.engine import stages
+from registry.errors import RegistryError
 from registry.job_queue import APP_NAME, APP_VERSION, SCHEMA, WORKFLOW, BuildOrder, dbos_url, refuse_pickles
 
 Facts = Mapping[str, Any]
@@ -19,6 +20,9 @@ Facts = Mapping[str, Any]
 
 class Hands(Protocol):
     """What the workflow needs of the process it runs in."""
+
+    def ordered(self, job: str) -> Mapping[str, Any] | None:
+        """The order as somebody put it down on the board; None where nobody did."""
 
     def tools(self, job: str, order: BuildOrder) -> stages.Tools:
         """What the steps of this job work with."""
@@ -29,8 +33,8 @@ class Hands(Protocol):
     def ended(self, job: str, step: str, result: Facts, seconds: float) -> None:
         """A step ended and is about to be recorded."""
 
-    def failed(self, job: str, step: str, error: Exception) -> None:
-        """A step failed, and with it the job."""
+    def failed(self, job: str, step: str, error: Exception) -> Exception:
+        """A step failed, and with it the job. Returns the error to record: whoever may read the job reads it."""
 
     def working(self, job: str) -> Any:
         """A context that lasts as long as this process runs the job."""
@@ -67,12 +71,33 @@ def register(hands: Hands) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 def _steps(hands: Hands, job: str, value: dict[str, Any]) -> dict[str, Any]:
-    order = BuildOrder.from_json(value)
+    order = _order(hands, job, value)
     tools = hands.tools(job, order)
     done: dict[str, Facts] = {}
     for name in stages.steps_of(order):
         done[name] = DBOS.run_step({"name": name}, _step, hands, tools, name, job, order, dict(done))
     return {name: dict(facts) for name, facts in done.items()}
+
+
+def _order(hands: Hands, job: str, value: dict[str, Any]) -> BuildOrder:
+    try:
+        return _judged(hands, job, value)
+    except RegistryError as error:
+        raise hands.failed(job, "order", error) from None
+
+
+def _judged(hands: Hands, job: str, value: dict[str, Any]) -> BuildOrder:
+    """The order, if it is the one that somebody put down: the queue's own copy of it may be changed by every worker, the board's by none."""
+    from trainer.recipe import check_settings
+
+    if hands.ordered(job) != value:
+        raise RegistryError(
+            f"What the queue holds for the job '{job}' is not the order that was put down.",
+            hint="Find out who wrote into the queue's tables, then order it again.",
+        )
+    order = BuildOrder.from_json(value)
+    check_settings(order.recipe)  # before anything is paid for
+    return order
 
 
 def _step(hands: Hands, tools: stages.Tools, name: str, job: str, order: BuildOrder, done: Mapping[str, Facts]) -> dict[str, Any]:
@@ -81,7 +106,9 @@ def _step(hands: Hands, tools: stages.Tools, name: str, job: str, order: BuildOr
     try:
         result = stages.run(tools, name, job, order, done)
     except Exception as error:
-        hands.failed(job, name, error)
+        recorded = hands.failed(job, name, error)
+        if recorded is not error:
+            raise recorded from None
         raise
     hands.ended(job, name, result, time.monotonic() - begun)
     return result

@@ -326,7 +326,7 @@ def _rotary(config: Mapping[str, Any], values: Mapping[str, Any], faults: Faults
 
 
 def _rope_given(config: Mapping[str, Any], faults: Faults) -> dict[str, Any]:
-    """The rotary settings that stand in an object, with every entry checked."""
+    """The rotary settings that stand in an object; what cannot be one is noted and left out."""
     spellings = [config[key] for key in ("rope_scaling", "rope_parameters") if config.get(key)]
     if len(spellings) > 1:
         faults.add("either rope_scaling or rope_parameters", "both", "They are two spellings of one setting: leave one out.")
@@ -334,10 +334,10 @@ def _rope_given(config: Mapping[str, Any], faults: Faults) -> dict[str, Any]:
     if not isinstance(given, dict):
         faults.add("rope_scaling and rope_parameters to be objects or null", shown(given), _AS_SAVED)
         return {}
-    for key, value in given.items():
-        if not _rope_entry(key, value):
-            faults.add("only rotary settings that transformers knows", f"{shown(key)} {shown(value)}", _AS_SAVED)
-    return given
+    good = {key: value for key, value in given.items() if _rope_entry(key, value)}
+    for key in (key for key in given if key not in good):
+        faults.add("only rotary settings that transformers knows", f"{shown(key)} {shown(given[key])}", _AS_SAVED)
+    return good
 
 
 def _rope_entry(key: Any, value: Any) -> bool:

@@ -1,12 +1,15 @@
-"""JSON from strangers: UTF-8 only, one object, no key twice, no NaN.
+"""JSON from strangers: UTF-8 only (its escapes too), one object, no key twice, no NaN.
 
 Python's parser is more lenient than the ones that read these files later (serde in safetensors, JavaScript in browsers): what
 two readers could understand differently is refused here.
 """
 
 import json
+import re
 from collections import Counter
 from typing import Any
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that is half of a character; alone it is none, and no UTF-8 can be made of it
 
 
 def load_object(raw: bytes) -> dict[str, Any]:
@@ -17,8 +20,12 @@ def load_object(raw: bytes) -> dict[str, Any]:
         raise ValueError(f"bytes that are not UTF-8 at position {error.start}") from None
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_whole)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise ValueError(f"broken JSON at character {error.pos}") from None
+    except UnicodeEncodeError:
+        raise ValueError("text that cannot be written as UTF-8, because it has half a character (a lone surrogate)") from None
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
     if not isinstance(value, dict):

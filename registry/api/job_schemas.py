@@ -8,6 +8,7 @@ from pydantic import Field
 from registry.api.schemas import DIGEST, Digest, FreeJson, Given, Name, Taken
 from registry.job_board import WorkerRow
 from registry.job_queue import MAX_EXAMPLES, JobStatus
+from registry.vocabulary import DEFAULT_SEED, MAX_SEED
 
 JobName = Annotated[str, Field(examples=["build-elena-3f9c2a7d51be"])]
 Examples = Annotated[int, Field(ge=1, le=MAX_EXAMPLES, examples=[200])]
@@ -40,15 +41,22 @@ class PipelineIn(_OrderIn):
 class BuildIn(_OrderIn):
     """An order for the whole way: write pairs where asked for, train, measure, and promote if the gate lets the version through."""
 
-    examples: Examples | None = Field(default=None, description="Pairs to write first; null trains on what is there.")
+    examples: Examples | None = Field(
+        default=None, description="Pairs to write first; null trains on what is there. Not together with dataset."
+    )
     dataset: Digest | None = Field(default=None, description="One of the advisor's datasets; null takes the newest.")
     base: Name | None = Field(
-        default=None, description="tiny, a known base or a registered one, by its hub id.", examples=["mistralai/Mistral-7B-Instruct-v0.3"]
+        default=None,
+        description="tiny, a known base or a registered one, by its hub id, where wanted with @ and the revision (40 hex digits). "
+        "Without it, a known base is taken at the revision of its card, and another at the one registered last.",
+        examples=["mistralai/Mistral-7B-Instruct-v0.3"],
     )
     recipe: Settings = Field(
-        default_factory=dict, description="Settings of the recipe that differ from its defaults.", examples=[{"method": "qlora"}]
+        default_factory=dict,
+        description="Settings of the recipe that differ from its defaults. Unknown names are refused at once, unfit values when a worker takes the job.",
+        examples=[{"method": "qlora"}],
     )
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: int = Field(default=DEFAULT_SEED, ge=0, le=MAX_SEED)
     force: bool = Field(default=False, description="Train again where the same training is registered.")
     promote: Literal["gate", "never"] = Field(default="gate", description="gate needs a token with the scope promote, too.")
     alias: Annotated[str, Field(max_length=63)] = "live"

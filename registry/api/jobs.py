@@ -1,14 +1,17 @@
 """Durable jobs: order one, see how far it is, stop it, take it up again; and the stream of what it says.
 
-Rules: an order names nothing on anybody's disk. A base is tiny, a known one or a registered one; a dataset is the advisor's own. Whoever orders a build that
-may promote needs the scope for that, too, because the worker promotes in their name. Pairs are written only after a person's word that the provider's
+Rules: an order names nothing on anybody's disk. A base is tiny, a known one or a registered one of the hub, at a revision that its card or the catalogue
+names; a dataset is the advisor's own; a recipe's names are checked here, its values by the worker, since the web process does not import the trainer.
+Whoever orders a build that may promote needs the scope for that, too, because the worker promotes in their name. Pairs are written only after a person's word that the provider's
 terms were read (GET /pipelines/terms). The same Idempotency-Key gives the same job. A stream holds no database connection while it waits, ends with its job,
 and in any case after `STREAM_S` seconds, so that a revoked token does not listen for ever; the client goes on from the Last-Event-ID.
 """
 
 import json
+import signal
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -17,8 +20,10 @@ from anyio import to_thread
 from fastapi import Depends, Header, Path, Query, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from registry import datasets, known_bases
 from registry.api import job_schemas, schemas
@@ -59,6 +64,7 @@ def _queue(request: Request, inside: Inside) -> JobQueue:
                 found = state.jobs = JobQueue.open(inside.settings.home, inside.db.url)
             except Invalid as error:
                 raise Unavailable(f"This server takes no jobs. {error.message}", hint=error.hint) from error
+            weakref.finalize(request.app, found.dispose)  # an app that is gone leaves no connections behind
     return found
 
 
@@ -81,7 +87,7 @@ def pipeline_terms(
 
 def _terms(settings: dict[str, Any]) -> str:
     provider = settings.get("provider", "anthropic")
-    if provider not in SYNTHESIS:
+    if not isinstance(provider, str) or provider not in SYNTHESIS:
         raise Invalid(f"A provider is one of {', '.join(SYNTHESIS)}; found {str(provider)[:40]!a}.")
     return terms_for(provider, forum=FORUM if settings.get("forum") else None)
 
@@ -140,7 +146,7 @@ def order_build(
         )
     with inside.db.read() as session:
         advisor = advisor_for(session, actor, slug, active=True)
-        _check_base(session, body.base)
+        base = _pinned_base(session, body.base)
         _check_data(session, advisor, body)
     if body.examples is not None:
         _require_terms(body.pipeline, body.accept_terms)
@@ -151,7 +157,7 @@ def order_build(
         pipeline=body.pipeline,
         terms_sha256=body.accept_terms,
         dataset=body.dataset,
-        base=body.base,
+        base=base,
         recipe=body.recipe,
         seed=body.seed,
         force=body.force,
@@ -172,15 +178,33 @@ def _require_terms(settings: dict[str, Any], accepted: str | None) -> None:
         raise Invalid("accept_terms does not name the present terms of these settings.", hint="Read GET /pipelines/terms again.")
 
 
-def _check_base(session: Session, base: str | None) -> None:
-    if base is None or base == TINY or known_bases.known_base(base) is not None:
-        return
-    if session.scalar(select(BaseModel.id).where(BaseModel.repo == base).limit(1)) is None:
-        known = ", ".join(item.repo for item in known_bases.known_bases())
+def _pinned_base(session: Session, base: str | None) -> str | None:
+    """The base of an order, with the revision where the catalogue knows it. Raises Invalid for one that no worker could get, or that nobody vouched for."""
+    if base is None or base == TINY:
+        return base
+    repo, _, wanted = base.partition("@")
+    card = known_bases.known_base(repo)
+    if card is not None and card.revision is not None and wanted in ("", card.revision):
+        return base  # the worker takes it at the card's revision
+    query = select(BaseModel.kind, BaseModel.revision).where(BaseModel.repo == repo).order_by(BaseModel.id.desc())
+    found = session.execute(query.where(BaseModel.revision == wanted) if wanted else query).all()
+    hub = next((row for row in found if row.kind == "hub"), None)
+    if hub is not None:
+        return repo if hub.revision is None else f"{repo}@{hub.revision}"
+    if card is not None and not wanted:
+        return base
+    if not wanted and any(row.kind == "builtin" for row in found):
+        return TINY
+    if any(row.kind == "local" for row in found):
         raise Invalid(
-            f"A base is {TINY}, a registered one or one of {known}; found {base[:80]!a}.",
-            hint="Folders are the command line's alone; list registered bases at GET /bases.",
+            f"The base {repo[:80]!a} is a folder of one machine, which other workers have not got.",
+            hint="Build on that machine: registry train --base FOLDER. Or publish the base on a hub and register it.",
         )
+    known = ", ".join(item.repo for item in known_bases.known_bases())
+    raise Invalid(
+        f"A base is {TINY}, a registered one or one of {known}, where wanted with @ and its registered revision; found {base[:140]!a}.",
+        hint="Folders are the command line's alone; list registered bases at GET /bases.",
+    )
 
 
 def _check_data(session: Session, advisor: Advisor, body: job_schemas.BuildIn) -> None:
@@ -287,11 +311,7 @@ def follow_job(
     status = _own(inside, jobs, actor, slug, job)
     if last_event_id is not None and not status.open and not jobs.board.since(job, after, 1):
         return Response(status_code=204)  # the word for "do not come back" to a browser's EventSource
-    streams = _streams(request)
-    if streams.open >= MAX_STREAMS:
-        raise Unavailable(f"This process serves {MAX_STREAMS} streams already.", hint="Try again in a moment, or read the job instead.")
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}  # nginx would otherwise keep lines back
-    return StreamingResponse(_lines(streams, jobs, job, after), media_type="text/event-stream", headers=headers)
+    return _Stream(streams_of(request.app), jobs, job, after)
 
 
 def _number(last_event_id: str | None) -> int:
@@ -301,29 +321,84 @@ def _number(last_event_id: str | None) -> int:
     return int(text or 0)
 
 
-class _Streams:
-    """How many streams this process has open; counted on the event loop alone."""
+class Streams:
+    """How many streams this process has open, and whether it is about to end."""
 
-    open = 0
+    def __init__(self) -> None:
+        """None is open."""
+        self.open = 0
+        self.ending = False
+        # A stream that was never sent leaves when it is thrown away, which may be while this very thread counts another.
+        self._counting = threading.RLock()
+
+    def enter(self) -> None:
+        """Count one more. Raises Unavailable where there are `MAX_STREAMS`."""
+        with self._counting:
+            if self.open >= MAX_STREAMS:
+                raise Unavailable(
+                    f"This process serves {MAX_STREAMS} streams already.", hint="Try again in a moment, or read the job instead."
+                )
+            self.open += 1
+
+    def leave(self) -> None:
+        """Count one less."""
+        with self._counting:
+            self.open -= 1
 
 
-def _streams(request: Request) -> _Streams:
-    state = request.app.state
+def streams_of(app: Starlette) -> Streams:
+    """The streams of an app."""
     with _opening:
-        if not hasattr(state, "streams"):
-            state.streams = _Streams()
-    found: _Streams = state.streams
+        if not hasattr(app.state, "streams"):
+            app.state.streams = Streams()
+    found: Streams = app.state.streams
     return found
 
 
-async def _lines(streams: _Streams, jobs: JobQueue, job: str, after: int) -> AsyncIterator[str]:
+def end_streams_with_process(app: Starlette) -> None:
+    """Let the open streams end as soon as the server is asked to stop; it would otherwise wait for them until its patience ends.
+
+    uvicorn tells an app nothing before every answer was sent, so this listens where uvicorn does: call it once uvicorn's handlers are in place, which they
+    are when it makes the app. Does nothing outside the main thread, and where nobody handles the signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    streams = streams_of(app)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before = signal.getsignal(number)
+        if callable(before) and before is not signal.default_int_handler:
+
+            def stop(number: int, frame: Any, before: Any = before) -> None:
+                streams.ending = True
+                before(number, frame)
+
+            signal.signal(number, stop)
+
+
+class _Stream(StreamingResponse):
+    """A stream that counts from here until it was sent, or until it is thrown away without having been."""
+
+    def __init__(self, streams: Streams, jobs: JobQueue, job: str, after: int) -> None:
+        streams.enter()
+        self._left = weakref.finalize(self, streams.leave)
+        self._left.atexit = False
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}  # nginx would otherwise keep lines back
+        super().__init__(_lines(streams, jobs, job, after), media_type="text/event-stream", headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._left()
+
+
+async def _lines(streams: Streams, jobs: JobQueue, job: str, after: int) -> AsyncIterator[str]:
     """The text of the stream. Every look at the database is a short transaction in a thread; between two looks it holds nothing."""
-    streams.open += 1
     try:
         yield "retry: 2000\n\n"
         begun = spoke = time.monotonic()
         polls = 0
-        while time.monotonic() - begun < STREAM_S:
+        while time.monotonic() - begun < STREAM_S and not streams.ending:
             # The state is read before the lines: whatever a job says before it ends is then among them.
             status = await to_thread.run_sync(jobs.status, job) if polls % LOOK_EVERY == 0 else None
             lines = await to_thread.run_sync(jobs.board.since, job, after)
@@ -340,8 +415,6 @@ async def _lines(streams: _Streams, jobs: JobQueue, job: str, after: int) -> Asy
             await anyio.sleep(POLL_S)
     except RegistryError:
         yield ": the database does not answer; come back\n\n"
-    finally:
-        streams.open -= 1
 
 
 def _event(line: Line) -> str:

@@ -15,6 +15,7 @@ from registry import models
 from registry.events import body_of
 from registry.promotion import Move
 from registry.sources import source_id, title_of
+from registry.vocabulary import MAX_SEED
 
 T = TypeVar("T")
 DIGEST = "sha256:" + "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -316,7 +317,7 @@ class VersionIn(Taken):
     dataset: Digest
     base: BaseRef
     recipe: FreeJson = Field(examples=[{"r": 16, "alpha": 32, "target_modules": ["q_proj", "v_proj"]}])
-    seed: int = Field(ge=0, le=2**31 - 1, examples=[0])
+    seed: int = Field(ge=0, le=MAX_SEED, examples=[0])
     files: list[FileIn] = Field(min_length=1, max_length=10)
     run: RunIn | None = None
     force: bool = Field(default=False, description="Register under a new number although the same training is registered.")

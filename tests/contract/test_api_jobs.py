@@ -1,5 +1,6 @@
 """Jobs over HTTP: orders, states, and the stream. No worker runs; what a worker would say is appended by the tests."""
 
+import gc
 import json
 import shutil
 import threading
@@ -8,7 +9,10 @@ import time
 import factories
 import pytest
 from api_kit import Api, pair, problem
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from registry import bases
 from registry.api import jobs as routes
 from registry.db import Database
 from registry.job_queue import BuildOrder, JobQueue
@@ -16,6 +20,13 @@ from registry.terms import FORUM, terms_digest, terms_for
 
 pytest.importorskip("dbos")
 TERMS = terms_digest(terms_for("anthropic"))
+BASES = [
+    ("org/model", "1" * 40, "hub"),
+    ("org/model", "2" * 40, "hub"),
+    ("org/unpinned", None, "hub"),
+    ("adapter-registry/tiny-mistral", "3" * 40, "builtin"),
+    ("local/mistral", "4" * 40, "local"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +46,9 @@ def api_over(url, store, home):
     factories.add_advisor(db, "elena", aliases=("dr-elena",))
     factories.add_advisor(db, "marcus")
     factories.add_dataset(db, [pair("Why am I tired?")])
+    with db.transaction() as session:
+        for repo, revision, kind in BASES:
+            bases.ensure(session, bases.BaseFacts(repo, revision, kind))
     return made
 
 
@@ -98,12 +112,12 @@ def test_a_job_on_postgres(shared_queue, brisk):
 
 
 def test_a_build_is_ordered_seen_cancelled_and_retried(ready):
-    response = ready.post("/advisors/dr-elena/builds", {"base": "tiny", "recipe": {"rank": 8}, "seed": 7, "wave": "spring"})
+    response = ready.post("/advisors/dr-elena/builds", {"base": "tiny", "recipe": {"r": 8}, "seed": 7, "wave": "spring"})
     made = response.json()
     assert response.status_code == 202
     assert response.headers["location"] == f"/advisors/elena/jobs/{made['id']}"
     assert (made["state"], made["advisor"], made["kind"], made["queue"], made["wave"]) == ("queued", "elena", "build", "gpu", "spring")
-    assert made["order"]["recipe"] == {"rank": 8}
+    assert made["order"]["recipe"] == {"r": 8}
     assert made["actor"].endswith("(token 1)")
     jobs = ready.app.state.jobs
     [entry] = jobs.client.list_workflows(workflow_ids=[made["id"]])
@@ -149,13 +163,19 @@ def test_who_may_order_what(ready):
         ({"base": "/models/mistral"}, 422, "A base is tiny"),
         ({"base": "nobody/knows"}, 422, "A base is tiny"),
         ({"recipe": {"chat_template": "/etc/passwd"}}, 422, "no path and no address"),
-        ({"recipe": {"a": {"b": 1}}}, 422, "a number, a short text"),
+        ({"recipe": {"r": {"b": 1}}}, 422, "a number, a short text"),
+        ({"recipe": {"nonsense": 1, "method": "dora"}}, 422, "no setting 'nonsense'"),
+        ({"seed": 2**31}, 422, "form that this address expects"),
+        ({"base": "mistralai/Mistral-7B-Instruct-v0.3@" + "a" * 40}, 422, "registered revision"),
+        ({"base": "local/mistral"}, 422, "folder of one machine"),
         ({"dataset": "sha256:" + "0" * 64}, 404, "has no dataset"),
         ({"dataset": "../x"}, 422, "A digest is"),
         ({"examples": 5}, 422, "a person's word"),
         ({"examples": 5, "accept_terms": "sha256:" + "0" * 64}, 422, "present terms"),
         ({"examples": 5, "accept_terms": TERMS, "pipeline": {"documents": ["a.pdf"]}}, 422, "command line alone"),
         ({"examples": 5, "accept_terms": TERMS, "pipeline": {"provider": "acme"}}, 422, "A provider is"),
+        ({"examples": 5, "accept_terms": TERMS, "pipeline": {"provider": ["a"]}}, 422, "A provider is"),
+        ({"examples": 5, "accept_terms": TERMS, "pipeline": {"provider": {}}}, 422, "A provider is"),
         ({"folder": "/tmp"}, 422, "form that this address expects"),
         ({"queue": "tpu"}, 422, "form that this address expects"),
         ({"alias": "7"}, 422, "cannot name an alias"),
@@ -172,6 +192,47 @@ def test_an_advisor_without_data_needs_pairs_and_a_retired_one_gets_none(ready):
     assert order(ready, {"base": "mistralai/Mistral-7B-Instruct-v0.3"})["order"]["base"] == "mistralai/Mistral-7B-Instruct-v0.3"
     ready.post("/advisors/marcus/retire", {"reason": "left"})
     problem(ready.post("/advisors/marcus/builds", {}), 410, "gone")
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken"),
+    [
+        ("tiny", "tiny"),
+        ("org/model", "org/model@" + "2" * 40),
+        ("org/model@" + "1" * 40, "org/model@" + "1" * 40),
+        ("org/unpinned", "org/unpinned"),
+        ("adapter-registry/tiny-mistral", "tiny"),
+        ("mistralai/Mistral-7B-Instruct-v0.3", "mistralai/Mistral-7B-Instruct-v0.3"),
+        (None, None),
+    ],
+)
+def test_an_order_names_the_revision_that_the_catalogue_knows(api, asked, taken):
+    with api.db.read() as session:
+        assert routes._pinned_base(session, asked) == taken
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+SETTINGS = st.dictionaries(st.sampled_from(["provider", "forum", "documents", "thresholds", "model"]), JSON, max_size=3)
+BODY = st.fixed_dictionaries(
+    {"accept_terms": st.just(TERMS) | JSON},
+    optional={
+        "examples": st.just(5) | JSON,
+        "pipeline": SETTINGS | JSON,
+        "recipe": st.dictionaries(st.sampled_from(["r", "method", "x"]), JSON, max_size=2) | JSON,
+        **dict.fromkeys(("base", "dataset", "seed", "force", "promote", "alias", "wave", "queue"), JSON),
+    },
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(BODY, st.sampled_from(["builds", "pipelines"]))
+def test_no_body_makes_it_stumble(ready, body, what):
+    response = ready.post(f"/advisors/elena/{what}", body)
+    assert response.status_code in (202, 400, 404, 422), (body, response.text)
 
 
 def test_a_pipeline_is_ordered_after_its_terms_were_read(ready):
@@ -265,6 +326,39 @@ def test_a_stream_ends_after_its_time_and_there_are_only_so_many(ready, brisk, m
     assert events_of(text) == []  # the job waits on; the client comes back
     monkeypatch.setattr(routes, "MAX_STREAMS", 0)
     assert problem(ready.get(path), 503)["detail"].startswith("This process serves 0 streams")
+
+
+def test_no_more_streams_are_open_than_allowed_however_they_come(ready, brisk, monkeypatch):
+    monkeypatch.setattr(routes, "MAX_STREAMS", 3)
+    job = order(ready)["id"]
+    told, gate = [], threading.Barrier(8)
+
+    def follow():
+        gate.wait()
+        told.append(ready.get(f"/advisors/elena/jobs/{job}/events").status_code)
+
+    readers = [threading.Thread(target=follow) for _ in range(8)]
+    for reader in readers:
+        reader.start()
+    deadline = time.monotonic() + 20
+    while len(told) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    refused = list(told)
+    ready.app.state.jobs.cancel(job)  # ends those that are open
+    for reader in readers:
+        reader.join()
+    assert refused == [503] * 5
+    assert sorted(told) == [200] * 3 + [503] * 5
+    assert ready.app.state.streams.open == 0
+
+
+def test_a_stream_that_was_never_sent_does_not_count_for_ever(ready):
+    streams = routes.Streams()
+    made = routes._Stream(streams, ready.app.state.jobs, "build-elena-1", 0)
+    assert streams.open == 1
+    del made
+    gc.collect()
+    assert streams.open == 0
 
 
 def test_a_stream_holds_no_connection_while_it_waits(ready, monkeypatch):

@@ -1,6 +1,7 @@
 """Two real uvicorn processes over one catalogue: what one changes, the other shows; and what a raw socket may send."""
 
 import contextlib
+import http.client
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ import pytest
 from api_kit import public_elena
 
 from registry import tokens
+from registry.job_queue import BuildOrder, JobQueue
 
 CARD = "/advisors/elena/sources"
 NOTICED = 0.1  # seconds in which a change must have reached the other processes
@@ -114,6 +116,50 @@ def test_two_workers_never_disagree_for_long(db, store, environment):
             promotion.promote(session, store, versions.resolve(session, "elena@1"), actor="command line")
         time.sleep(NOTICED)
         assert (one.number(), other.number()) == (1, 1)
+
+
+def read_until(stream: "http.client.HTTPResponse", text: bytes) -> bytes:
+    seen = b""
+    while text not in seen:
+        line = stream.readline()
+        assert line, seen
+        seen += line
+    return seen
+
+
+def test_a_server_that_is_asked_to_stop_does_not_wait_for_who_follows_a_job(make_sqlite, tmp_path, store):
+    pytest.importorskip("dbos")
+    from registry.db import Database
+
+    url = make_sqlite()
+    db = Database(url)
+    public_elena(db, store)
+    with db.transaction() as session:
+        token = tokens.create(session, "reader", ("read",), actor="tester").secret
+    db.dispose()
+    queue = JobQueue.open(tmp_path, url)
+    queue.prepare()
+    job = queue.enqueue(BuildOrder("elena", "tester"))
+    for step in ("curate", "train"):
+        queue.board.progress(job, "step", {"step": step})
+    settings = {"REGISTRY_HOME": str(tmp_path), "REGISTRY_DATABASE_URL": url, "REGISTRY_ARTIFACTS": str(tmp_path / "artifacts")}
+    with workers(1, settings) as (worker,):
+        connection = http.client.HTTPConnection("127.0.0.1", worker.port, timeout=10)
+        connection.request("GET", f"/advisors/elena/jobs/{job}/events", headers={"Authorization": f"Bearer {token}", "Last-Event-ID": "1"})
+        stream = connection.getresponse()
+        assert (stream.status, stream.headers["content-type"].split(";")[0]) == (200, "text/event-stream")
+        seen = read_until(stream, b'"train"')
+        assert b"id: 2" in seen
+        assert b"id: 1\n" not in seen
+        queue.board.progress(job, "step", {"step": "gate"})  # it follows, without buffering
+        read_until(stream, b'"gate"')
+        begun = time.monotonic()
+        worker.process.terminate()
+        assert stream.read().count(b"event:") == 0  # the stream ended whole, but its job did not
+        worker.process.wait(timeout=20)
+        assert time.monotonic() - begun < 8
+        connection.close()
+    queue.dispose()
 
 
 def test_raw_bytes_never_make_it_stumble(make_sqlite, tmp_path, store):

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -12,12 +13,16 @@ import pytest
 from filelock import FileLock
 from huggingface_hub import constants
 
-from jobs import cleanup
+from jobs import benchmark, cleanup
 from jobs.cleanup import Wish, clean
 from registry.artifacts import open_store
 from registry.db import Database
 from registry.errors import Conflict, Invalid
+from registry.manifest import FileEntry
 from trainer import borrowed
+from trainer.bases import BaseSpec
+from trainer.recipe import default_recipe
+from trainer.spec import TrainedAdapter
 
 REPO = "org/model"
 OURS, THEIRS = "a" * 40, "b" * 40
@@ -66,11 +71,12 @@ def download(home: Path, revision: str, files: dict[str, bytes], *, ref: str | N
         (folder / "refs" / ref).write_text(revision)
 
 
-def fetched(home: Path, revision: str = OURS, **files: bytes) -> Path:
-    """Fetch a model as resolve_base does: remembered before, and with its commit after."""
-    borrowed.note_model(home, REPO)
-    download(home, revision, {name.replace("_", "."): data for name, data in files.items()}, ref="main")
-    borrowed.note_model(home, REPO, revision)
+def fetched(home: Path, revision: str = OURS, torn: str | None = None, **files: bytes) -> Path:
+    """Fetch a model as resolve_base and the trainer do."""
+    with borrowed.fetching(home, REPO):
+        download(home, revision, {name.replace("_", "."): data for name, data in files.items()}, ref="main")
+        if torn:
+            (home.parent / "hub" / "models--org--model" / "blobs" / torn).write_bytes(b"half")
     return home.parent / "hub" / "models--org--model"
 
 
@@ -91,10 +97,19 @@ def work_folder(home: Path, *, state: bool = False, result: bool = False) -> Pat
     return work
 
 
+def finished(home: Path, version, files: list[tuple[str, str, int]]) -> Path:
+    """The folder of a training of this version's spec, with the record of a complete result."""
+    base = BaseSpec("hub", "org/model", OURS)
+    entries = tuple(FileEntry(*file) for file in files)
+    adapter = TrainedAdapter(home, entries, base, default_recipe(base, None), 42, {}, {}, {})
+    work = work_folder(home, result=True)
+    (work / "out" / "result.json").write_text(json.dumps(adapter.as_json()))
+    return work.rename(home / "work" / version.spec_digest.removeprefix("sha256:")[:24])
+
+
 def test_all_that_this_tool_put_there_goes_and_the_sizes_prove_it(guest, db, store):
     trained_here(guest, db, store)
-    model = fetched(guest, config_json=b"{}", model_safetensors=b"w" * 5000)
-    (model / "blobs" / "torn.incomplete").write_bytes(b"half")
+    model = fetched(guest, torn="torn.incomplete", config_json=b"{}", model_safetensors=b"w" * 5000)
     work_folder(guest)
     base = guest / "bases" / "tiny-mistral-0123456789ab"
     base.mkdir(parents=True)
@@ -139,6 +154,83 @@ def test_what_was_in_the_cache_before_stays(guest, db, store):
     assert done.after == 0
 
 
+def test_what_the_owner_downloads_of_the_same_revision_later_stays(guest, db, store):
+    model = fetched(guest, config_json=b"{}", tokenizer_json=b"t" * 300)
+    download(guest, OURS, {"model.safetensors": b"w" * 5000, "copy.json": b"u" * 300})  # the owner's; one has the bytes of our tokenizer
+    run(db, store, guest)
+    snapshot = model / "snapshots" / OURS
+    assert sorted(p.name for p in snapshot.iterdir()) == ["copy.json", "model.safetensors"]
+    assert (snapshot / "model.safetensors").read_bytes() == b"w" * 5000
+    assert (snapshot / "copy.json").stat().st_size == 300
+    assert sorted(p.name for p in (model / "blobs").iterdir()) == ["etag-300", "etag-5000"]
+    assert borrowed.read(guest).models == ()
+
+
+def test_a_download_of_one_commit_does_not_claim_another_ones_files(guest, db, store):
+    with borrowed.fetching(guest, REPO, OURS):
+        download(guest, OURS, {"config.json": b"{}"})
+        download(guest, THEIRS, {"tokenizer.json": b"t" * 20})
+    run(db, store, guest)
+    snapshots = guest.parent / "hub" / "models--org--model" / "snapshots"
+    assert [p.name for p in snapshots.iterdir()] == [THEIRS]
+    assert (snapshots / THEIRS / "tokenizer.json").stat().st_size == 20
+
+
+def test_names_are_written_down_while_a_download_runs(guest, monkeypatch):
+    monkeypatch.setattr(borrowed, "WATCH_S", 0.01)
+    with borrowed.fetching(guest, REPO, OURS):
+        download(guest, OURS, {"shard-1.safetensors": b"w" * 50})
+        deadline = time.monotonic() + 10
+        while not borrowed.read(guest).models and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (model,) = borrowed.read(guest).models
+        assert model.paths == ("blobs/etag-50", f"snapshots/{OURS}/shard-1.safetensors")
+
+
+def test_the_trainer_finds_the_home_of_its_work_folder(guest):
+    work = work_folder(guest)
+    assert borrowed.home_above(work / "out") is None
+    with borrowed.in_use(guest):
+        assert borrowed.home_above(work / "out") == guest
+    with borrowed.fetching(None, REPO):  # a training elsewhere is nobody's guest
+        download(guest, OURS, {"config.json": b"{}"})
+    assert borrowed.read(guest).models == ()
+
+
+def test_nothing_is_cleaned_while_a_command_works_and_none_starts_meanwhile(guest, db, store, monkeypatch):
+    work = work_folder(guest)
+    with borrowed.in_use(guest), borrowed.in_use(guest), pytest.raises(Conflict, match="A command of this program works in"):
+        run(db, store, guest)
+    (guest / borrowed.USERS / "dead.lock").touch()  # its process was killed
+    entered = threading.Event()
+
+    def start():
+        with borrowed.in_use(guest):
+            entered.set()
+
+    starter = threading.Thread(target=start)
+    real = borrowed.read
+
+    def looked(home):
+        starter.start()
+        assert not entered.wait(0.2)  # it waits
+        return real(home)
+
+    monkeypatch.setattr(cleanup.borrowed, "read", lambda home: looked(home) if starter.ident is None else real(home))
+    run(db, store, guest)  # removes the home while the other waits at its door
+    starter.join(10)
+    assert entered.is_set()
+    assert not work.exists()
+    assert [p.name for p in (guest / borrowed.USERS).iterdir()] == []
+
+
+def test_the_record_names_nothing_outside_a_models_folder(guest, db, store):
+    model = {"repo": REPO, "cache": str(guest.parent / "hub"), "paths": ["snapshots/../../../diary.txt"]}
+    (guest / borrowed.FILE).write_text(json.dumps({"format": borrowed.FORMAT, "models": [model], "advisors": []}))
+    with pytest.raises(Invalid, match="is no file of a model in the hub's cache"):
+        run(db, store, guest)
+
+
 def test_links_are_never_followed(guest, db, store, tmp_path):
     treasure = tmp_path / "treasure"
     treasure.mkdir()
@@ -146,9 +238,7 @@ def test_links_are_never_followed(guest, db, store, tmp_path):
     work = work_folder(guest)
     (work / "out" / "link").symlink_to(treasure)
     (guest / "bases").symlink_to(treasure)
-    (tmp_path / "hub").mkdir()
-    borrowed.note_model(guest, REPO)
-    borrowed.note_model(guest, REPO, OURS)
+    fetched(guest, config_json=b"{}").rename(tmp_path / "moved")
     (tmp_path / "hub" / "models--org--model").symlink_to(treasure)
     done = run(db, store, guest)
     assert (treasure / "thesis.txt").read_text() == "mine"
@@ -202,8 +292,22 @@ def test_a_training_that_would_be_lost_is_given_up_only_on_request(guest, db, st
 
 def test_a_registered_training_whose_folder_stayed_is_no_loss(guest, db, store):
     version = factories.add_version(db, store)
-    work_folder(guest, result=True).rename(guest / "work" / version.spec_digest.removeprefix("sha256:")[:24])
+    work = finished(guest, version, [(f.path, f.sha256, f.size) for f in version.files if f.path != "README.md"])
     assert run(db, store, guest).after == 0
+    assert not work.exists()
+
+
+def test_a_forced_training_is_lost_although_an_older_version_has_its_spec(guest, db, store):
+    version = factories.add_version(db, store)
+    work = finished(guest, version, [("adapter_model.safetensors", "sha256:" + "9" * 64, 10)])
+    with pytest.raises(Conflict, match=f"1 training would be lost: {work.name} is finished but not registered"):
+        run(db, store, guest)
+    (work / "out" / "result.json").unlink()
+    (work / "out" / "state").mkdir()
+    (work / "out" / "state" / "state.pt").write_bytes(b"x")
+    with pytest.raises(Conflict, match=f"1 training would be lost: {work.name} was stopped and can be gone on with"):
+        run(db, store, guest)
+    assert work.is_dir()
 
 
 def test_a_running_training_is_left_alone_and_a_dead_one_is_not(guest, db, store):
@@ -215,15 +319,23 @@ def test_a_running_training_is_left_alone_and_a_dead_one_is_not(guest, db, store
     assert not work.exists()
 
 
-def test_a_benchmark_that_wrote_a_moment_ago_runs(guest, db, store):
+@pytest.mark.parametrize("name", ["benchmark-x1_2", f"reproduce-{KEY}", "plan-ab_c"])
+def test_other_work_folders_are_left_alone_while_they_are_locked(guest, db, store, name):
+    folder = guest / "work" / name
+    folder.mkdir(parents=True)
+    with FileLock(f"{folder}.lock"), pytest.raises(Conflict, match="A training runs in"):
+        run(db, store, guest)
+    assert folder.is_dir()
+    run(db, store, guest)
+    assert not (guest / "work").exists()
+
+
+def test_a_benchmark_holds_the_lock_of_its_folder_and_takes_it_away(guest, db, store):
     folder = guest / "work" / "benchmark-x1y2"
     folder.mkdir(parents=True)
-    with pytest.raises(Conflict, match="A benchmark runs"):
+    with benchmark._locked(str(folder)), pytest.raises(Conflict, match="A training runs in"):
         run(db, store, guest)
-    old = time.time() - cleanup.QUIET - 1
-    os.utime(folder, (old, old))
-    run(db, store, guest)
-    assert not folder.exists()
+    assert [p.name for p in (guest / "work").iterdir()] == ["benchmark-x1y2"]
 
 
 def test_what_is_not_known_stays_and_is_named(guest, db, store):

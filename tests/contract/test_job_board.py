@@ -2,15 +2,19 @@
 
 import threading
 import time
+from dataclasses import fields
 
 import pytest
 import sqlalchemy as sa
 
+from jobs.train import Request
 from registry import job_queue
 from registry.db import Database
-from registry.errors import Conflict, Invalid, NotFound, Unavailable
+from registry.errors import Conflict, Invalid, NotFound, RegistryError, Unavailable, told_outside
 from registry.job_board import SCHEMA, JobBoard
 from registry.job_queue import BuildOrder, JobQueue, job_id, priority_of
+from registry.vocabulary import DEFAULT_SEED, RECIPE_SETTINGS
+from trainer.recipe import Recipe, check_settings
 
 pytest.importorskip("dbos")
 
@@ -131,7 +135,9 @@ def test_a_line_that_is_no_json_or_too_large_is_refused(board):
 def test_a_heartbeat_is_by_the_databases_clock(board):
     board.beat("a", {"host": "one", "pid": 1})
     board.beat("b", {"host": "two"})
-    board.beat("a", {"host": "one", "pid": 2})
+    with pytest.raises(Conflict, match="worker 'a' already"):
+        board.beat("a", {"host": "one", "pid": 2})
+    assert board.renew("a", {"host": "one", "pid": 2})
     found = {worker.executor: worker for worker in board.workers()}
     assert found["a"].facts == {"host": "one", "pid": 2}
     assert 0 <= found["a"].age_s < 60
@@ -153,14 +159,25 @@ def test_each_dead_worker_is_claimed_once(board):
     assert "dead-0" not in claims[3]  # nor oneself
 
 
-def test_a_claim_lapses_and_a_heartbeat_takes_it_back(board):
+def test_a_worker_is_judged_by_its_own_deadline(board):
+    board.beat("patient", {"dead_s": 60})
+    board.beat("hasty", {"dead_s": 0.05})
+    for name, nonsense in (("text", "x"), ("true", True), ("negative", -1), ("none", None)):
+        board.beat(name, {"dead_s": nonsense})
+    time.sleep(0.1)
+    assert board.claim_dead(30, "reaper") == ["hasty"]
+    assert board.claim_dead(0.05, "reaper") == ["negative", "none", "text", "true"]  # who told no deadline is judged by the reaper's
+    assert board.renew("patient", {"dead_s": 60})
+
+
+def test_a_claim_lapses_and_a_heartbeat_does_not_take_it_back(board):
     board.beat("slow", {})
     time.sleep(0.2)
     assert board.claim_dead(0.1, "reaper") == ["slow"]
     assert board.claim_dead(0.1, "other") == []
     time.sleep(0.2)
     assert board.claim_dead(0.1, "other") == ["slow"]  # the first reaper died, too
-    board.beat("slow", {})
+    assert not board.renew("slow", {})
     assert board.claim_dead(5, "other") == []
     assert [worker.executor for worker in board.workers()] == ["slow"]
 
@@ -191,7 +208,7 @@ def test_an_order_is_put_down_once(board):
 
 def test_an_order_survives_json():
     made = order(
-        examples=50, dataset="sha256:" + "a" * 64, base="mistralai/Mistral-7B-Instruct-v0.3", recipe={"rank": 8, "target_modules": ["q_proj"]},
+        examples=50, terms_sha256="sha256:" + "a" * 64, base="org/model@" + "0a" * 20, recipe={"r": 8, "target_modules": ["q_proj"]},
         pipeline={"provider": "openai", "composition": {"stress": 1.0}, "denied_domains": ["example.org"]}, wave="spring-2", seed=7, promote="never",
     )  # fmt: skip
     assert BuildOrder.from_json(made.as_json()) == made
@@ -214,17 +231,22 @@ def test_an_order_survives_json():
         ("examples", True, "from 1 to"),
         ("seed", -1, "from 0 to"),
         ("seed", 1.5, "from 0 to"),
+        ("seed", 2**31, "from 0 to 2147483647"),
         ("dataset", "elena", "A digest is"),
         ("terms_sha256", 7, "a digest or null"),
         ("base", "/models/mistral", "never a path"),
         ("base", "../mistral", "never a path"),
         ("base", "a/b/c", "never a path"),
         ("base", "a/..", "never a path"),
+        ("base", "a/b@main", "40 hex digits"),
+        ("base", "a/b@" + "A" * 40, "40 hex digits"),
+        ("base", "tiny@" + "a" * 40, "40 hex digits"),
         ("recipe", [], "a JSON object"),
-        ("recipe", {"rank": {"deep": 1}}, "a number, a short text"),
+        ("recipe", {"r": {"deep": 1}}, "a number, a short text"),
+        ("recipe", {"nonsense": 1, "method": "dora"}, "no setting 'nonsense'"),
         ("recipe", {"chat_template": "/etc/passwd"}, "no path and no address"),
         ("recipe", {"chat_template": "https://example.org/x"}, "no path and no address"),
-        ("recipe", {"lr": float("nan")}, "a number, a short text"),
+        ("recipe", {"learning_rate": float("nan")}, "a number, a short text"),
         ("recipe", {str(n): n for n in range(65)}, "at most 64"),
         ("pipeline", {"documents": ["x"]}, "command line alone"),
         ("pipeline", {"thresholds": {"a": {"b": 1}}}, "a number, a short text"),
@@ -234,6 +256,34 @@ def test_an_order_survives_json():
 def test_what_an_order_may_not_say(field, value, words):
     with pytest.raises(Invalid, match=words):
         order(**({"advisor": value} if field == "advisor" else {field: value})) if field != "actor" else BuildOrder("elena", value)
+
+
+def test_pairs_and_a_dataset_are_not_ordered_together():
+    with pytest.raises(Invalid, match="left out where a dataset is named"):
+        order(examples=5, dataset="sha256:" + "a" * 64)
+
+
+def test_the_catalogue_knows_every_setting_of_a_recipe():
+    assert [setting.name for setting in fields(Recipe)] == list(RECIPE_SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method": "dora"}, "method is lora or qlora or full"),
+        ({"r": 0}, "r lies between"),
+        ({"r": "8"}, "r is of type"),
+        ({"epochs": 1.5}, "epochs is of type"),
+        ({"target_modules": "q_proj"}, "is a list of names"),
+    ],
+)
+def test_a_recipe_with_values_that_nothing_has_is_refused_before_it_is_queued(settings, words):
+    with pytest.raises(Invalid, match=words):
+        check_settings(order(recipe=settings).recipe)
+
+
+def test_a_default_order_has_the_seed_of_every_other_way_to_train():
+    assert order().seed == Request("elena").seed == DEFAULT_SEED
 
 
 def test_jobs_of_one_base_have_one_priority():
@@ -303,9 +353,33 @@ def test_a_job_that_never_entered_the_queue_can_be_retried(small, monkeypatch):
     job = job_id(order())
     small.board.put_job(job, order().as_json(), "tester", None, "cpu")
     assert small.status(job).state == "queued"  # perhaps just about to enter
+    with pytest.raises(Conflict, match="just entering the queue"):
+        small.cancel(job)
+    with monkeypatch.context() as wrong:
+        wrong.setattr(time, "time", lambda: 0.0)  # a machine whose clock is off asks the database how old a row is
+        assert small.status(job).state == "queued"
     monkeypatch.setattr(job_queue, "_ENTERING_S", -1.0)
     assert small.status(job).state == "failed"
     assert "before the job entered the queue" in small.status(job).error
     small.retry(job)
     assert small.status(job).state == "queued"
     assert [w.queue_name for w in small.client.list_workflows(workflow_ids=[job])] == ["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Conflict("The terms changed."), "The terms changed."),
+        (RegistryError("in our own words"), "in our own words"),
+        (KeyError("/home/anna/secret"), "unforeseen: KeyError; the worker's log says more"),
+        (OSError(2, "No such file", "/home/anna/x"), "unforeseen: FileNotFoundError; the worker's log says more"),
+    ],
+)
+def test_what_nobody_foresaw_is_told_by_its_kind_alone(small, error, said):
+    """As DBOS would record it: the client reads back a name and a sentence."""
+    from dbos._serialization import PortableWorkflowError
+
+    assert told_outside(error) == said
+    [entry] = small.client.list_workflows(workflow_ids=[small.enqueue(order())])
+    entry.status, entry.error = "ERROR", PortableWorkflowError(str(error), type(error).__name__)
+    assert job_queue._sentence(entry) == said

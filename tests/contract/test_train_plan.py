@@ -70,6 +70,9 @@ def test_a_plan_tells_tokens_memory_and_why_and_trains_nothing(elena, monkeypatc
     assert (facts["seconds"], facts["cost"]) == (None, None)
     assert json.loads(facts["recipe epochs"]) == 3
     assert elena.json("versions", "elena") == []
+    table = elena("train", "--advisor", "elena", "--plan")
+    assert "memory in all" in table
+    assert "memory bytes" not in table
 
 
 def test_a_rate_that_was_measured_gives_time(elena, monkeypatch):

@@ -1,5 +1,9 @@
-"""A worker with a puppet for a trainer, as a process of its own that tests may stop, pause and kill: puppet_worker.py HOME URL STORE SECONDS_A_STEP."""
+"""A worker with a puppet for a trainer, as a process of its own that tests may stop, pause and kill: puppet_worker.py HOME URL STORE SECONDS_A_STEP HOST.
 
+HOST is the machine it says it runs on: its own name, or another's, whose processes nobody here may end.
+"""
+
+import platform
 import signal
 import sys
 from pathlib import Path
@@ -19,7 +23,8 @@ FAST = Pace(beat_s=0.1, dead_s=0.6, poll_s=0.02, grace_s=5.0)
 
 def main() -> None:
     """Run until SIGTERM; print each line of each job."""
-    home, url, store, seconds = sys.argv[1:]
+    home, url, store, seconds, host = sys.argv[1:]
+    platform.node = lambda: host
     settings = Settings(home=Path(home), database_url=url, artifacts=store)
 
     def say(job: str, kind: str, body: object) -> None:

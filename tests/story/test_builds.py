@@ -18,10 +18,19 @@ PIPELINE = {"queries": 5, "web_agents": 2, "findings_per_batch": 4, "heldout": 0
 RECIPE = {"method": "lora", "r": 4, "alpha": 8, "learning_rate": 0.005, "max_steps": 12, "batch_size": 2}
 
 
+class Shared:
+    """The session's trainer, which no worker may close."""
+
+    def __init__(self, trainer):
+        self.train, self.stop, self.close = trainer.train, trainer.stop, trainer.stop
+
+
 @pytest.fixture
-def registry(tmp_path, tiny_bases, monkeypatch):
-    """A command of `registry` in an installation of its own, with stand-ins for every service; its output."""
+def registry(tmp_path, tiny_bases, monkeypatch, warm_trainer):
+    """A command of `registry` in an installation of its own, with stand-ins for every service; its output. The trainer is the session's, already warm."""
     from cli import app
+
+    monkeypatch.setattr("trainer.process.WarmTrainer", lambda: Shared(warm_trainer))
 
     home = tmp_path / "home"
     home.mkdir()
@@ -85,8 +94,10 @@ def test_elena_is_built_from_her_persona_to_a_live_version_unattended(registry, 
 
 @pytest.mark.train
 def test_a_fleet_loses_nothing_when_its_workers_are_killed(tiny_bases):
-    """Three seeds here; scripts/kill_worker.py --seeds 20 does twenty."""
-    command = [sys.executable, "scripts/kill_worker.py", "--seeds", "3", "--bases", str(tiny_bases)]
+    """Seeds 0, 1 and 2 of scripts/kill_worker.py: one of two workers is killed in the middle of a training, three times; the script runs more of them."""
+    command = [sys.executable, "scripts/kill_worker.py", "--seeds", "3", "--sqlite", "--bases", str(tiny_bases)]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False, timeout=500, env=dict(os.environ))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.count("nothing lost, sha256 same") == 3
+    assert "3 of 3 kills fell inside a training" in done.stdout
+    assert "; 0 of these trainings went on" not in done.stdout

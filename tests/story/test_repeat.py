@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 
 from jobs import benchmark as bench
 from jobs import reproduce as repeat
+from jobs import train as training
 from jobs.train import Request, train
 from registry import advisors, datasets, events, runs, versions
 from registry.artifacts import ArtifactStore, open_store
 from registry.db import Database
 from registry.errors import Conflict, Invalid, TrainingFailed
-from registry.models import AdapterVersion, Event, Example, Run
+from registry.models import AdapterVersion, Evaluation, Event, Example, Run
 from trainer.process import WarmTrainer
 from trainer.spec import TrainedAdapter
 
@@ -78,6 +79,22 @@ def trained(sqlite_template, tmp_path_factory, tiny_bases, warm):
     elena.train()
     elena.db.dispose()
     return folder
+
+
+@pytest.fixture(scope="module")
+def trained_again(trained, tmp_path_factory, warm):
+    """A folder with elena@1's training once more (data, out), which is made once; a test that changes something takes a copy."""
+    elena, folder = opened(trained, warm), tmp_path_factory.mktemp("again")
+    recorded = repeat.read(elena.db, "elena@1")
+    spec = repeat.TrainSpec(recorded.recipe, repeat.find_base(recorded, elena.home, None), recorded.seed, folder / "data", folder / "out")
+    repeat._train(elena.db, recorded, spec, silent, warm.train)
+    elena.db.dispose()
+    return spec
+
+
+def copied(spec, folder) -> tuple[repeat.TrainSpec, TrainedAdapter]:
+    shutil.copytree(spec.out_dir, folder / "out")
+    return replace(spec, out_dir=folder / "out"), TrainedAdapter.load(folder / "out")
 
 
 def opened(folder, warm):
@@ -144,27 +161,24 @@ def _app():
     return app
 
 
-def test_a_gpus_repeat_is_held_against_the_interval_and_not_against_bits(elena, tmp_path):
+def test_a_gpus_repeat_is_held_against_the_interval_and_not_against_bits(elena, trained_again):
     recorded = repeat.read(elena.db, "elena@1")
     assert recorded.loss is not None
     value, low, high, _ = recorded.loss
     on_gpu = replace(recorded, recipe=replace(recorded.recipe, device="cuda"))
     assert on_gpu.promised == "statistical"
     assert repeat.promise_words(on_gpu).startswith("statistical: on a GPU")
-    adapter = _trained(elena, tmp_path)
+    adapter = TrainedAdapter.load(trained_again.out_dir)
     for shift, same in ((0.0, True), ((high - value) * 0.9, True), ((high - value) * 1.1, False), ((low - value) * 1.1, False)):
         compared = repeat.compare(on_gpu, _shifted(adapter, shift))
         assert all(c.same for c in compared if c.counts) is same, shift
         assert [c.what for c in compared if c.counts] == ["held-out loss"]
+    assert recorded.base_loss is not None  # three steps: the interval over a few examples holds the untrained base's loss as well
+    assert low <= recorded.base_loss <= high
+    with pytest.raises(Invalid, match=r"cannot be told: .* holds the untrained base's .* learned nothing would pass"):
+        repeat._require_promise(on_gpu)
     with pytest.raises(Invalid, match=r"was trained on a GPU .* none is found here"):
-        repeat._require_device(on_gpu)
-
-
-def _trained(elena, folder) -> TrainedAdapter:
-    recorded = repeat.read(elena.db, "elena@1")
-    base = repeat.find_base(recorded, elena.home, None)
-    spec = repeat.TrainSpec(recorded.recipe, base, recorded.seed, folder / "data", folder / "out")
-    return repeat._train(elena.db, recorded, spec, silent, elena.warm.train)
+        repeat._require_promise(replace(on_gpu, base_loss=high + 0.1))
 
 
 def _shifted(adapter, shift):
@@ -200,11 +214,8 @@ def test_a_tampered_record_is_said_and_nothing_is_trained(elena):
         example = session.scalars(sa.select(Example).order_by(Example.id)).first()
         example.messages = [example.messages[0], {**example.messages[1], "content": "Something else."}]
 
-    def never(_spec, _on_event):
-        raise AssertionError("trained")
-
     with pytest.raises(Conflict, match=r"The record of elena@1 does not hold, .* example 0: expected sha256"):
-        elena.reproduce(trains=never)
+        elena.reproduce(trains=_never)
 
 
 def test_a_repeat_that_fails_is_recorded_as_failed(elena):
@@ -256,6 +267,94 @@ def test_environments_differ_in_named_facts():
     assert (torch.what, torch.recorded) == ("packages.torch", "0.1")
 
 
+# --- the same training at the same time, and what is left over of one
+
+
+def test_a_training_that_another_machine_registers_meanwhile_is_that_one_s_version(elena, trained_again, tmp_path):
+    """Two machines train the same; on GPUs their bytes differ. The second to end fails no job, mixes no record, and says what became of its result."""
+    there = replace(elena, home=tmp_path / "there")
+    there.home.mkdir()
+    (there.home / "bases").symlink_to((elena.home / "bases").resolve())
+    request = Request("elena", base="tiny", recipe=QUICK, seed=5, job="build-elena-here")
+    first = []
+
+    def quick(spec, _on_event):
+        return copied(trained_again, spec.out_dir.parent)[1]
+
+    def slow(spec, _on_event):
+        first.append(
+            train(elena.db, elena.store, there.home, replace(request, job="build-elena-there"), actor=ACTOR, on_event=silent, trains=quick)
+        )
+        with elena.db.read() as session:
+            assert [r.state for r in session.scalars(sa.select(Run).order_by(Run.id))][-2:] == ["running", "succeeded"]
+        adapter = copied(trained_again, spec.out_dir.parent)[1]
+        weights = adapter.folder / "adapter_model.safetensors"  # other bits, as another card's
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x3c")
+        return replace(adapter, files=tuple(training._entry(adapter.folder / f.path) for f in adapter.files))
+
+    made = train(elena.db, elena.store, elena.home, request, actor=ACTOR, on_event=silent, trains=slow)
+    assert (made.created, made.version.number, made.version.digest) == (False, 2, first[0].version.digest)
+    assert (first[0].created, first[0].version.job) == (True, "build-elena-there")
+    with elena.db.read() as session:
+        version = versions.resolve(session, "elena@2")
+        ours, theirs = session.scalars(sa.select(Run).where(Run.kind == "training").order_by(Run.id.desc()).limit(2)).all()[::-1]
+        assert (ours.state, theirs.state, version.run_id) == ("succeeded", "succeeded", theirs.id)
+        assert ours.metrics["note"].startswith("the same training was registered meanwhile as elena@2, with other files")
+        assert "note" not in theirs.metrics
+        assert [e.run_id for e in session.scalars(sa.select(Evaluation).where(Evaluation.version_id == version.id))] == [theirs.id]
+        assert versions.manifest_of(version).digest == version.digest
+    assert not list((elena.home / "work").glob("*/out"))
+
+
+def test_a_result_whose_adapters_on_the_way_were_changed_is_made_anew_and_none_enters_past_the_gate(trained_again, tmp_path):
+    spec, adapter = copied(trained_again, tmp_path)
+    assert training._left_over(spec) is not None
+    training._gate(adapter, adapter.base)
+    kept = adapter.checkpoints_folder / adapter.checkpoints[0].file.path
+    whole = kept.read_bytes()
+    kept.unlink()
+    assert training._left_over(spec) is None
+    kept.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert training._left_over(spec) is None
+    kept.write_bytes(whole[:-8])
+    with pytest.raises(Invalid, match=r"The adapter kept after step \d is refused"):
+        training._gate(adapter, adapter.base)
+    header = int.from_bytes(whole[:8], "little") + 8
+    kept.write_bytes(whole[:header] + bytes(len(whole) - header))  # one that changes nothing yet, as a warm-up's first
+    training._gate(adapter, adapter.base)
+
+
+def test_a_dataset_whose_rows_were_changed_is_refused_before_training(elena):
+    with elena.db.transaction() as session:
+        example = session.scalars(sa.select(Example).order_by(Example.id)).first()
+        example.messages = [example.messages[0], {**example.messages[1], "content": "Something else."}]
+    request = Request("elena", base="tiny", recipe=QUICK, seed=8)
+    with pytest.raises(Conflict, match=r"is not what its digest stands for: .*example 0: expected sha256"):
+        train(elena.db, elena.store, elena.home, request, actor=ACTOR, on_event=silent, trains=_never)
+
+
+def _never(_spec, _on_event):
+    raise AssertionError("trained")
+
+
+def test_a_reproduction_that_waits_for_another_says_so_and_can_be_given_up(elena):
+    recorded = repeat.read(elena.db, "elena@1")
+
+    class GivenUp(Exception):
+        pass
+
+    def gives_up(event):
+        assert event["name"].startswith("wait")
+        raise GivenUp
+
+    with (
+        repeat._work_folder(elena.home, recorded, silent),
+        pytest.raises(GivenUp),
+        repeat._work_folder(elena.home, recorded, gives_up),
+    ):
+        pass
+
+
 # --- the benchmark
 
 
@@ -276,6 +375,26 @@ def test_a_benchmark_measures_extrapolates_and_writes_its_file_whole(elena):
     assert kept["environment"]["packages"]["peft"]
     assert [p.name for p in made.path.parent.iterdir()] == [made.path.name]
     assert not list((elena.home / "work").glob("benchmark-*"))
+
+
+class Known:
+    """A trainer that has one result for everything."""
+
+    def __init__(self, adapter):
+        self.adapter = adapter
+
+    def train(self, _spec, _on_event):
+        return self.adapter
+
+
+def test_a_benchmark_of_an_advisors_pairs_is_a_run_of_that_advisor(elena, trained_again):
+    order = bench.Order(base="tiny", sizes=(4,), dataset=("elena", None), settings={"threads": 1}, measure_up_to=4)
+    known = Known(TrainedAdapter.load(trained_again.out_dir))
+    made = bench.benchmark(elena.home, order, silent, db=elena.db, actor=ACTOR, trains=known.train, warm=lambda: nullcontext(known))
+    with elena.db.read() as session:
+        (run,) = session.scalars(sa.select(Run).where(Run.kind == "evaluation"))
+        assert (run.state, run.spec["format"], run.created_by) == ("succeeded", "benchmark/1", ACTOR)
+        assert run.metrics == bench.read(made.path)
 
 
 def test_a_benchmark_of_an_advisors_pairs_begins_them_again_where_there_are_fewer(elena, tmp_path):

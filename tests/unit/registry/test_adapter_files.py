@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors_kit import bf16, entries, pack, safetensors
 
@@ -813,6 +813,7 @@ def check_bytes(folder: Path, weights: bytes | None = None, config: bytes | None
     adapter.extra |= ({WEIGHTS: weights} if weights is not None else {}) | ({CONFIG: config} if config is not None else {})
     files = adapter.files()
     found = problems(files, adapter.base)
+    assert isinstance(problems(files, None), list)
     if found:
         with pytest.raises(Invalid):
             check_adapter(files, adapter.base)
@@ -874,6 +875,24 @@ def test_any_json_in_any_place_of_the_header(folder: Path, data: st.DataObject, 
 def test_any_json_under_any_key_of_the_config(folder: Path, data: st.DataObject, value: Any) -> None:
     key = data.draw(st.sampled_from(sorted(PEFT_WRITES)) | st.text(max_size=8))
     check_bytes(folder, config=json.dumps(PEFT_WRITES | {key: value}).encode())
+
+
+ANY_TEXT = st.text(st.characters(), max_size=8)  # lone surrogates too, which JSON can spell and UTF-8 cannot
+
+
+@SOON
+@given(key=st.sampled_from(["base_model_name_or_path", "revision", "peft_version"]), text=ANY_TEXT)
+@example(key="revision", text="\ud800")
+@example(key="base_model_name_or_path", text="a\udfff")
+def test_any_text_without_a_base(folder: Path, key: str, text: str) -> None:
+    check_bytes(folder, config=json.dumps(PEFT_WRITES | {key: text}).encode())
+
+
+@pytest.mark.parametrize("config", [{"revision": "\ud800"}, {"target_modules": ["q_proj", "\ud800"]}, {"x\ud800": 1}])
+def test_half_a_character_is_refused_with_a_sentence(folder: Path, config: dict[str, Any]) -> None:
+    found = check_bytes(folder, config=json.dumps(PEFT_WRITES | config).encode())
+    assert any("text that cannot be written as UTF-8" in sentence for sentence in found)
+    assert not any("UTF-8" in s for s in check_bytes(folder, config=json.dumps(PEFT_WRITES | {"x": "\U0001f600"}).encode()))
 
 
 @pytest.mark.parametrize(

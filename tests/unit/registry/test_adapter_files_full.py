@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors_kit import bf16, entries, pack, safetensors
 
@@ -470,6 +470,25 @@ def test_a_config_in_other_bytes_is_told_from_a_canonical_one(model: Model) -> N
 VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 JSON = st.recursive(VALUES, lambda i: st.lists(i, max_size=3) | st.dictionaries(st.text(max_size=8), i, max_size=3), max_leaves=8)
 SOON = settings(deadline=2000, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
+
+TEXTS = st.text(st.characters(), max_size=8)  # lone surrogates too, which JSON can spell and UTF-8 cannot
+ANY = st.recursive(
+    VALUES | TEXTS,
+    lambda i: st.lists(i, max_size=3) | st.dictionaries(st.sampled_from(["rope_type", "type", "factor", "x"]) | TEXTS, i, max_size=3),
+)
+
+
+@SOON
+@given(
+    key=st.sampled_from(["rope_scaling", "rope_parameters"]), rope=st.dictionaries(st.sampled_from(["rope_type", "type", "factor"]), ANY)
+)
+@example(key="rope_scaling", rope={"rope_type": []})
+@example(key="rope_parameters", rope={"type": {}})
+@example(key="rope_scaling", rope={"rope_type": "\ud800"})
+def test_any_json_in_the_rotary_settings(folder: Path, key: str, rope: dict[str, Any]) -> None:
+    for kind in ({}, {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"]}):
+        check_bytes(folder, config=json.dumps(LLAMA | kind | {key: rope}).encode())
 
 
 @SOON

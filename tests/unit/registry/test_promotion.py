@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import sqlalchemy as sa
-from factories import ACTOR, add_advisor, add_dataset, add_version, damage, line
+from factories import ACTOR, add_advisor, add_dataset, add_version, damage, line, tampering
 
 from registry import advisors, events, promotion, sources, versions
 from registry.errors import Conflict, Invalid, NotFound, NotPromotable, Stale
@@ -271,6 +271,7 @@ class Slow:
 
     def verify(self, digest):
         self.read.append(digest)
+        assert self.three.db.engine.pool.checkedout() == 0  # nor does a read of the catalogue stay open meanwhile
         with self.three.db.transaction() as session:
             advisors.get(session, "elena", lock=True)
             events.append(session, "test:wrote", ACTOR, {"digest": digest})
@@ -305,6 +306,22 @@ def test_a_damaged_file_stops_a_move_before_anything_is_locked(three):
         promotion.move(three.db, three.store, act)
 
 
+def test_a_target_that_changed_between_rehearsal_and_move_is_read_before_it_is_acted_on(three):
+    three.promote(1)
+    three.promote(2)
+    slow, acted = Slow(three), []
+
+    def act(session, store, dry_run):
+        advisors.get_active(session, "elena", lock=not dry_run)
+        acted.append(dry_run)
+        chosen = 3 if dry_run and len(acted) < 3 else 1  # what was rehearsed is not what stands there when the lock is held
+        return promotion.promote(session, store, versions.resolve(session, f"elena@{chosen}"), actor=ACTOR, dry_run=dry_run)
+
+    assert promotion.move(three.db, slow, act).after == 1
+    assert acted == [True, True, False, True, False]
+    assert len(slow.read) == len(set(slow.read)) == 2 * len(versions.ADAPTER_FILES)
+
+
 # -- the rules, pure ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -336,7 +353,7 @@ def test_every_reason_is_given_at_once():
 def test_a_changed_history_is_found(three, fault, words):
     import re
 
-    with three.db.engine.begin() as connection:
+    with tampering(three.db) as connection:
         connection.execute(sa.text(fault))
     with three.db.read() as session:
         faults = events.audit(session)
@@ -349,7 +366,7 @@ def test_a_cut_tail_shows_against_an_exported_head(three):
     three.promote(1)
     with three.db.read() as session:
         assert events.audit(session, kept) == []
-    with three.db.engine.begin() as connection:  # somebody who also mends the head
+    with tampering(three.db) as connection:  # somebody who also mends the head
         connection.execute(sa.text("DELETE FROM events WHERE seq > 3"))
         connection.execute(sa.text("UPDATE chain_head SET seq = 3, hash = (SELECT hash FROM events WHERE seq = 3)"))
     with three.db.read() as session:

@@ -2,7 +2,7 @@
 
 import pytest
 import sqlalchemy as sa
-from factories import add_advisor, add_dataset, add_version, damage, line
+from factories import add_advisor, add_dataset, add_version, damage, line, tampering
 
 from registry import advisors, verification, versions
 from registry.imports import DocumentDraft
@@ -78,7 +78,7 @@ def test_one_flipped_bit_names_the_file(elena, name):
 )
 def test_a_changed_row_is_named(elena, fault, words):
     db, store = elena
-    with db.engine.begin() as connection:
+    with tampering(db) as connection:
         connection.execute(sa.text(fault))
     found = differences(db, store)
     assert any(words in line_ for line_ in found), found
@@ -86,7 +86,7 @@ def test_a_changed_row_is_named(elena, fault, words):
 
 def test_every_difference_is_listed_at_once(elena):
     db, store = elena
-    with db.engine.begin() as connection:
+    with tampering(db) as connection:
         connection.execute(sa.text("UPDATE examples SET category = 'x' WHERE id IN (1, 2, 3)"))
         connection.execute(sa.text("UPDATE personas SET text = 'y'"))
     found = differences(db, store)

@@ -1,6 +1,8 @@
 """Fixtures of the trainer's tests: the built-in base, small dataset folders, and specs."""
 
 import json
+import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 
 from registry.manifest import digest
 from trainer.bases import BaseSpec, local_base, resolve_base
+from trainer.examples import seal
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 Pair = tuple[str, str]
@@ -53,8 +56,7 @@ def write_dataset(folder: Path, train: Iterable[Sequence[str]], heldout: Iterabl
     for name, conversations in {"train": train, "heldout": heldout}.items():
         rows = [json.dumps(row(*c), ensure_ascii=False) + "\n" for c in conversations]
         (folder / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
-    manifest = {"format": "dataset/1", "sha256": "sha256:" + "a" * 64}
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    seal(folder, "sha256:" + "a" * 64)
     return folder
 
 
@@ -68,3 +70,17 @@ def dataset(tmp_path: Path) -> Callable[..., Path]:
 def dataset_at() -> Callable[..., Path]:
     """Write a dataset folder in a place of one's own: dataset_at(folder, train, heldout)."""
     return write_dataset
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Install an nvidia-smi that prints the given text and exits with the given code."""
+
+    def install(text: str, code: int = 0) -> None:
+        script = tmp_path / "nvidia-smi"
+        script.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\nexit {code}\n")
+        script.chmod(script.stat().st_mode | stat.S_IEXEC)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return install

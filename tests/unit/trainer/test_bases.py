@@ -296,7 +296,7 @@ def test_a_known_bases_card_agrees_with_itself(known):
     assert known.licence_page.startswith("https://")
     assert known.end_of_turn in packaged_template(known.chat_template) or known.end_of_turn == "</s>"
     assert known.evidence
-    assert weights_of(known.config) == known.parameters == pytest.approx(count_parameters(known.config), rel=1e-4)
+    assert weights_of(known.config) == known.parameters == count_parameters(known.config)
     assert (known.card.repo, known.card.revision, known.card.layers) == (known.repo, known.revision, known.config["num_hidden_layers"])
 
 
@@ -379,3 +379,11 @@ def test_an_own_template_that_is_passed_over_is_said(hub, tmp_path):
     )  # its template prints the list of messages
     assert base.template == "plain"
     assert "does not say which words are the assistant's" in events[0]["message"]
+
+
+@pytest.mark.parametrize("name", ["here", ".", "/tmp", "~"])
+def test_a_name_from_elsewhere_never_means_a_folder(tmp_path, monkeypatch, name):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Invalid, match="A job's base"):
+        resolve_base(name, tmp_path, folders=False)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from registry.errors import Invalid
 from registry.known_bases import known_base, known_bases
 from trainer.bases import BaseSpec
-from trainer.estimate import GIB, MISTRAL_7B, duration, estimate, layer_bytes, shapes_of
+from trainer.estimate import GIB, MISTRAL_7B, count_parameters, duration, estimate, layer_bytes, shapes_of
 from trainer.preflight import Device, require_fit
 from trainer.recipe import ATTENTION, Recipe, gpu_recipe
 
@@ -55,7 +55,7 @@ def test_parameters_are_those_of_the_known_bases():
     for card in known_bases():
         found = estimate(gpu_recipe("lora", 1, 16), card.config, 64, CARD)
         assert found is not None
-        assert found.parameters == card.parameters
+        assert found.parameters == card.parameters == count_parameters(card.config)
     found = estimate(gpu_recipe("lora", 1, 16), MISTRAL_7B, 64, CARD)
     assert found is not None
     assert found.trainable == 13_631_488  # the proof of concept's adapter
@@ -203,6 +203,56 @@ def test_what_nobody_measured_or_published_is_unknown_and_says_why():
     several = duration(changed(recipe, processes=2, sharding="fsdp"), MISTRAL_7B, 1000, replace(CARD, count=2))
     assert (several.seconds, several.basis) == (None, "unknown: nobody measured several GPUs together here")
     assert duration(recipe, MISTRAL_7B, 1000, None, seconds_per_token=0.5).seconds == 500
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("NVIDIA A40", 149.7),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA A100 80GB PCIe", 312.0),
+        ("NVIDIA H100 80GB HBM3", 989.0),
+        ("NVIDIA H100 PCIe", 756.0),
+        ("NVIDIA H200", 989.0),
+        ("NVIDIA RTX 6000 Ada Generation", 364.0),
+    ],
+)
+def test_a_card_that_is_listed_has_its_peak(name, peak):
+    found = duration(gpu_recipe("qlora", 4, 16), MISTRAL_7B, 300_000, Device(name, 1)).seconds
+    assert found == pytest.approx(270 * 165.2 / peak, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA RTX A4000",
+        "NVIDIA RTX A400",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA GeForce RTX 3090 Ti",
+        "NVIDIA H100 NVL",
+        "NVIDIA H200 NVL",
+        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
+        "NVIDIA A40-48Q",
+        "NVIDIA GH200 480GB",
+    ],
+)
+def test_a_card_that_only_looks_like_a_listed_one_is_unknown(name):
+    assert duration(gpu_recipe("qlora", 4, 16), MISTRAL_7B, 300_000, Device(name, 1)).seconds is None
+
+
+def test_what_a_time_was_scaled_by_is_said():
+    def basis(recipe, name="NVIDIA GeForce RTX 4090") -> str:
+        return duration(recipe, MISTRAL_7B, 1000, Device(name, 1)).basis.partition("RTX 4090, ")[2]
+
+    qlora = gpu_recipe("qlora", 4, 16)
+    full, peaks = changed(gpu_recipe("lora", 4, 16), **FULL), "by the cards' published peaks"
+    assert basis(qlora) == "by parameters"
+    assert basis(qlora, "NVIDIA H200") == f"by parameters and {peaks}"
+    work = "by the work per token of this method and checkpointing"
+    assert basis(changed(qlora, gradient_checkpointing=False)) == f"by parameters and {work}"
+    assert basis(full, "NVIDIA H200") == f"by parameters, {work} and {peaks}"
 
 
 def test_a_gigabyte_here_is_what_nvidia_smi_counts():

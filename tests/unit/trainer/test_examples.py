@@ -5,7 +5,8 @@ import json
 import pytest
 
 from registry.errors import Invalid
-from trainer.examples import read_dataset
+from registry.manifest import digest_bytes
+from trainer.examples import read_dataset, seal
 
 DIGEST = "sha256:" + "b" * 64
 PAIRS = [("How are you?", "Well."), ("And you?", "Also well.")]
@@ -58,6 +59,7 @@ def test_a_bad_line_is_named(dataset, line, words):
     folder = dataset(PAIRS)
     with (folder / "train.jsonl").open("a", encoding="utf-8") as file:
         file.write(line + "\n")
+    seal(folder, DIGEST)
     with pytest.raises(Invalid, match=words):
         read_dataset(folder)
 
@@ -65,6 +67,7 @@ def test_a_bad_line_is_named(dataset, line, words):
 def test_bytes_that_are_no_text_are_named(dataset):
     folder = dataset(PAIRS)
     (folder / "heldout.jsonl").write_bytes(b"\xff")
+    seal(folder, DIGEST)
     with pytest.raises(Invalid, match=r"heldout\.jsonl is not UTF-8 text: byte 0"):
         read_dataset(folder)
 
@@ -77,7 +80,35 @@ def test_a_folder_that_is_not_complete_is_refused(dataset, missing):
         read_dataset(folder)
 
 
-@pytest.mark.parametrize("manifest", ["{}", '{"format": "dataset/2", "sha256": "x"}', "[]", "{"])
+@pytest.mark.parametrize("name", ["train.jsonl", "heldout.jsonl"])
+@pytest.mark.parametrize(
+    "change", [lambda text: text.replace("Also well", "Also bad"), lambda text: text + "\n", lambda text: text + text, lambda _text: ""]
+)
+def test_files_that_changed_on_disk_are_refused_with_what_was_expected(dataset, name, change):
+    """Each line may still be sound by itself, and carry the digest of the example that it was."""
+    folder = dataset(PAIRS, PAIRS)
+    path = folder / name
+    before = path.read_bytes()
+    path.write_text(change(path.read_text()))
+    with pytest.raises(Invalid, match=rf"{name} changed on disk") as caught:
+        read_dataset(folder)
+    assert f"expected {digest_bytes(before)} (2 lines), found {digest_bytes(path.read_bytes())}" in caught.value.message
+    path.write_bytes(before)
+    assert len(read_dataset(folder).train) == 2
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "{}",
+        '{"format": "dataset-folder/9", "sha256": "x"}',
+        "[]",
+        "{",
+        json.dumps({"format": "dataset-folder/2", "sha256": DIGEST}),
+        json.dumps({"format": "dataset-folder/2", "sha256": DIGEST, "files": {"train.jsonl": {}, "heldout.jsonl": {}}}),
+        json.dumps({"format": "dataset/1", "sha256": DIGEST}),
+    ],
+)
 def test_a_manifest_that_makes_no_sense_is_refused(dataset, manifest):
     folder = dataset(PAIRS)
     (folder / "manifest.json").write_text(manifest)

@@ -1,11 +1,8 @@
 """Hardware detection with a real nvidia-smi lookalike on PATH, the choice of a base, and the estimates."""
 
-import os
 import re
-import stat
 import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +10,7 @@ from registry.errors import Invalid
 from registry.known_bases import known_base
 from trainer import preflight
 from trainer.bases import BaseSpec
+from trainer.choice import choose
 from trainer.preflight import (
     DEFAULT_GPU_BASE,
     GIB,
@@ -24,27 +22,14 @@ from trainer.preflight import (
     detect_device,
     estimate_memory,
     require_fit,
+    shared_batch,
     usable_bytes,
 )
-from trainer.recipe import default_recipe, make_recipe, why_method
+from trainer.recipe import default_recipe, gpu_recipe, make_recipe, why_method
 
 LLAMA_8B = {
     "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
 }  # fmt: skip
-
-
-@pytest.fixture
-def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Install an nvidia-smi that prints the given text and exits with the given code."""
-
-    def install(text: str, code: int = 0) -> None:
-        script = tmp_path / "nvidia-smi"
-        script.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\nexit {code}\n")
-        script.chmod(script.stat().st_mode | stat.S_IEXEC)
-
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return install
 
 
 RTX_4090 = "0, GPU-aaa, NVIDIA GeForce RTX 4090, 24564, 550.54, 8.9"
@@ -190,7 +175,7 @@ def test_the_default_method_follows_base_and_hardware_and_fits(base, device, met
     assert (recipe.method, recipe.processes, recipe.dtype) == (method, processes, "bfloat16")
     assert recipe.batch_size * recipe.gradient_accumulation * recipe.processes == 16
     assert require_fit(recipe, base, device, 1024) is not None
-    assert why_method(base, device)
+    assert ("untested here" in why_method(base, device)) == (processes > 1)
 
 
 def test_a_method_that_is_asked_for_is_taken():
@@ -201,6 +186,59 @@ def test_a_method_that_is_asked_for_is_taken():
     full = make_recipe(MISTRAL, H200, {"method": "full"})
     assert (full.method, full.gradient_checkpointing) == ("full", True)
     assert require_fit(full, MISTRAL, H200, 1024) is not None
+
+
+@pytest.mark.parametrize(
+    ("base", "device", "method"),
+    [
+        (MISTRAL, replace(H100, count=8), "full"),
+        (MISTRAL, A100X4, "full"),
+        (LLAMA_70B, replace(H100, count=8), "full"),
+        (QWEN_72B, replace(L40S, count=8), "lora"),
+    ],
+)
+def test_a_training_that_was_asked_for_spreads_over_as_many_cards_as_hold_it(base, device, method):
+    recipe = make_recipe(base, device, {"method": method})
+    assert recipe.method == method
+    assert recipe.batch_size * recipe.gradient_accumulation * recipe.processes == 16
+    if base is LLAMA_70B:  # 16 bytes a weight: more than eight cards have
+        assert recipe.processes == 1
+        with pytest.raises(Invalid, match="needs "):
+            require_fit(recipe, base, device, 256)
+        return
+    assert recipe.processes in {2, 4, 8}
+    assert recipe.sharding == "fsdp"
+    assert require_fit(recipe, base, device, 1024) is not None
+    assert why_method(base, device, method).startswith(
+        f"asked for; {recipe.processes} cards hold it together, sharded by FSDP (untested here"
+    )
+    fewer = recipe.with_changes(processes=recipe.processes // 2, sharding="fsdp" if recipe.processes > 2 else "none")
+    with pytest.raises(Invalid, match="needs "):
+        require_fit(fewer, base, device, 1024)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulation", "processes", "shared"),
+    [
+        (4, 4, 2, {"gradient_accumulation": 2}),
+        (4, 4, 4, {"gradient_accumulation": 1}),
+        (4, 4, 8, {"batch_size": 2, "gradient_accumulation": 1}),
+        (4, 4, 16, {"batch_size": 1, "gradient_accumulation": 1}),
+        (3, 4, 2, {"gradient_accumulation": 2}),
+        (4, 3, 2, {"batch_size": 3, "gradient_accumulation": 2}),
+        (4, 1, 8, {"batch_size": 1, "gradient_accumulation": 1}),  # 8 and not 4: no card can see half an example
+    ],
+)
+def test_several_cards_share_what_a_step_sees(batch_size, accumulation, processes, shared):
+    recipe = replace(gpu_recipe("lora", batch_size, 16), gradient_accumulation=accumulation)
+    assert shared_batch(recipe, processes) == shared
+
+
+def test_a_batch_that_cards_cannot_share_evenly_is_said():
+    recipe = replace(gpu_recipe("lora", 1, 16), gradient_accumulation=1)
+    found = choose(recipe, LLAMA_70B, A100X4, "lora")
+    assert found.changes["processes"] == 2
+    assert found.why.endswith("; a step sees 2 examples, not 1, which 2 cards cannot share evenly")
 
 
 def test_what_does_not_fit_is_refused_with_what_would():

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from registry.errors import Invalid, NotFound, TrainingFailed
+from registry.errors import Invalid, NotFound, Paused, TrainingFailed
 from registry.manifest import FileEntry
 from trainer.bases import BaseSpec
 from trainer.failures import explain
-from trainer.output import plain_json, prepare_folder, write_result, write_whole
+from trainer.output import plain_json, prepare_folder, remove_others, write_result, write_whole
 from trainer.process import _as_error, _died
 from trainer.recipe import default_recipe
 from trainer.spec import TrainedAdapter, TrainSpec
@@ -163,6 +163,34 @@ def test_how_a_child_died_is_told(tmp_path):
         in _died(3, phase, tmp_path / "training.log").message
     )
     assert "exit code 0" in _died(0, phase, tmp_path / "nothing.log").message
+    assert type(_died(-11, step, tmp_path / "nothing.log")) is TrainingFailed
+
+
+@pytest.mark.parametrize("code", [143, -15])
+def test_a_child_that_was_stopped_and_could_not_say_so_is_paused(tmp_path, code):
+    told = _died(code, {"event": "step", "step": 3, "of": 9}, tmp_path / "training.log")
+    assert type(told) is Paused
+    assert told.message == "The training was stopped at step 3 of 9."
+
+
+def test_people_far_away_read_no_folder_of_this_machine(tmp_path):
+    log = tmp_path / "training.log"
+    log.write_text(f"OSError: '{tmp_path}/out/x.bin' ({Path.home()}/.cache/y.json), see https://huggingface.co/docs/peft of org/model\n")
+    told = _died(3, None, log)
+    assert told.message.endswith("Its last line: OSError: '.../x.bin' (.../y.json), see https://huggingface.co/docs/peft of org/model")
+    assert str(tmp_path) not in f"{told.message} {told.hint}"
+    assert told.hint == "See training.log in its work folder."
+    assert (
+        explain(RuntimeError(f"cannot read {tmp_path}/a.bin"), "save").message
+        == "Training failed (during save): RuntimeError: cannot read .../a.bin."
+    )
+
+
+def test_checkpoints_that_the_state_does_not_list_are_removed(tmp_path):
+    for name in ("step-000001.safetensors", "step-000002.safetensors", "step-000002.safetensors.part"):
+        (tmp_path / name).write_bytes(b"x")
+    remove_others(tmp_path, {"step-000001.safetensors"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001.safetensors", "step-000002.safetensors.part"]
 
 
 def test_sets_and_enums_become_plain_json():

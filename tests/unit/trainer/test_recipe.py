@@ -184,6 +184,14 @@ def test_a_method_brings_what_belongs_to_it():
     assert (packed.pack_length, packed.max_length) == (1000, 1000)
 
 
+def test_a_full_fine_tune_that_the_gate_could_not_check_is_refused_before_it_is_trained():
+    unknown = BaseSpec("hub", "org/other", "5" * 40, config={"model_type": "falcon"})
+    with pytest.raises(Invalid, match="Full fine-tunes of 'org/other' cannot be checked") as error:
+        make_recipe(unknown, None, {"method": "full"})
+    assert error.value.hint == "Train an adapter: --method lora or qlora."
+    assert make_recipe(unknown, None, {"method": "lora"}).method == "lora"
+
+
 def test_the_builtin_base_is_quantised_only_when_asked():
     assert default_recipe(TINY, CARD).quantization == "none"
 

@@ -183,9 +183,16 @@ def warm_trainer() -> Iterator["WarmTrainer"]:
     """One training process for all tests that ask about something else than the process: it has loaded the libraries and the base already, and makes the
     same bytes as a cold one (tests/unit/trainer and the story hold it to that).
     """
-    from trainer.process import WarmTrainer
+    from trainer import process
 
-    with WarmTrainer() as trainer:
+    real = process._environment
+
+    def environment(spec: Any) -> dict[str, str]:
+        """Without the name of the running test, which pytest keeps there: the trainer would start a new child for each, since its environment changed."""
+        return {name: value for name, value in real(spec).items() if name != "PYTEST_CURRENT_TEST"}
+
+    with pytest.MonkeyPatch.context() as patch, process.WarmTrainer() as trainer:
+        patch.setattr(process, "_environment", environment)
         yield trainer
 
 

@@ -17,12 +17,13 @@ import re
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import sqlalchemy as sa
+from filelock import FileLock
 from sqlalchemy import exc
 
 from registry import errors
@@ -288,11 +289,17 @@ class JobQueue:
         """Make or upgrade DBOS's tables and the board's. Safe against another that does so at the same moment. Raises Unavailable."""
         from dbos import DBOS
 
-        self.board.prepare()
         _quiet()
-        with in_words():
+        with in_words(), self._one_at_a_time():
+            self.board.prepare()
             DBOS.migrate(self._url, schema=SCHEMA)
             self._faster_file()
+
+    def _one_at_a_time(self) -> AbstractContextManager[Any]:
+        """A lock beside the SQLite file: there two that make the files meet 'database is locked'. On Postgres DBOS keeps them apart itself."""
+        if not self._url.startswith("sqlite"):
+            return nullcontext()
+        return FileLock(f"{sa.make_url(self._url).database}.lock")
 
     @property
     def place(self) -> str:
@@ -412,20 +419,6 @@ class JobQueue:
         steps = self.client.list_workflow_steps(job)
         failed = [s["function_id"] for s in steps if s["error"] is not None]
         return min(failed) if failed else max((s["function_id"] for s in steps), default=0) + 1
-
-    def running_on(self, executor: str) -> Sequence[str]:
-        """Jobs that a worker has taken and not ended."""
-        with in_words():
-            found = self.client.list_workflows(
-                executor_id=executor, status="PENDING", name=WORKFLOW, application_name=APP_NAME, load_input=False, load_output=False
-            )
-        return [w.workflow_id for w in found]
-
-    def put_back(self, job: str) -> None:
-        """Put a job whose worker died back into its queue; a finished one stays as it is."""
-        row = self.board.job(job)
-        with in_words():
-            self.client.resume_workflow(job, queue_name=row.queue)
 
 
 def _status(row: JobRow, workflow: "WorkflowStatus | None", step: Any) -> JobStatus:

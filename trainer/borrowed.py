@@ -11,7 +11,7 @@ What it does not know: two tools that fetch the same revision in the same second
 import errno
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
 
-from registry.errors import Conflict, Invalid, RegistryError
+from registry.errors import Conflict, Invalid, RegistryError, Unavailable
 
 FILE = "borrowed.json"
 LOCK = "borrowed.lock"
@@ -147,6 +147,24 @@ def fetching(home: Path | None, repo: str, revision: str | None = None) -> Itera
         ended.set()
         watcher.join()
         _note(home, model, _there(model, revision) - before)
+
+
+def download(
+    home: Path | None, repo: str, revision: str | None, wanted: Sequence[str], unwanted: Sequence[str], what: str | None = None
+) -> Path:
+    """The folder of a hub repository's wanted files at a commit, fetched where the cache lacks them, and remembered in `home`. Raises Unavailable, and OSError for the disk's own."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        with fetching(home, repo, revision):
+            return Path(snapshot_download(repo, revision=revision, allow_patterns=list(wanted), ignore_patterns=list(unwanted)))
+    except OSError as error:
+        if error.errno is not None:  # the disk's errors have a number, the hub's have none
+            raise
+        raise Unavailable(
+            f"{what or repo} at {revision} could not be downloaded: {type(error).__name__}.",
+            hint=f"Check the network, HF_TOKEN and the licence page https://huggingface.co/{repo}, then run the command again.",
+        ) from error
 
 
 def _there(model: FetchedModel, revision: str | None) -> set[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from registry.errors import Invalid, Unavailable
+from registry.errors import Invalid
 from trainer import borrowed
 from trainer.examples import read_dataset
 from trainer.spec import TrainSpec
@@ -112,15 +112,5 @@ def _tokenizer(base: "BaseSpec", work: Path) -> Any:
 
 def _small_files(base: "BaseSpec", work: Path) -> Path:
     """The folder with a hub base's tokenizer, fetched at its pinned commit where it is not in the cache, and remembered. Raises Unavailable."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        with borrowed.fetching(borrowed.home_above(work), base.repo, base.revision):
-            return Path(snapshot_download(base.repo, revision=base.revision, allow_patterns=list(TOKENIZER_FILES), ignore_patterns=["*/*"]))
-    except OSError as error:
-        if error.errno is not None:  # the disk's errors have a number, the hub's have none
-            raise
-        raise Unavailable(
-            f"The tokenizer of {base.repo} at {base.revision} could not be downloaded: {type(error).__name__}.",
-            hint=f"Check the network, HF_TOKEN and the licence page https://huggingface.co/{base.repo}.",
-        ) from error
+    home = borrowed.home_above(work)
+    return borrowed.download(home, base.repo, base.revision, TOKENIZER_FILES, ("*/*",), what=f"The tokenizer of {base.repo}")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from registry.errors import Invalid, Unavailable
+from registry.errors import Invalid
 from registry.manifest import digest
 from trainer import attention, borrowed
 from trainer.bases import BaseSpec, file_digest, weights_digest
@@ -106,19 +106,8 @@ def fetch(base: BaseSpec, work: Path | None = None) -> Path:
     """The folder of the base's files; downloads a hub base at its pinned commit, and remembers it in the home that `work` lies in. Raises Unavailable."""
     if base.path is not None:
         return base.path
-    from huggingface_hub import snapshot_download
-
     home = borrowed.home_above(work) if work is not None else None
-    try:
-        with borrowed.fetching(home, base.repo, base.revision):
-            return Path(snapshot_download(base.repo, revision=base.revision, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED)))
-    except OSError as error:
-        if error.errno is not None:  # the disk's errors have a number, the hub's have none
-            raise
-        raise Unavailable(
-            f"{base.repo} at {base.revision} could not be downloaded: {type(error).__name__}.",
-            hint=f"Check the network, HF_TOKEN and the licence page https://huggingface.co/{base.repo}, then run the command again.",
-        ) from error
+    return borrowed.download(home, base.repo, base.revision, _WANTED, _UNWANTED)
 
 
 def weights_of(base: BaseSpec, source: Path) -> Weights:
